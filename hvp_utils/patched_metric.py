@@ -1,0 +1,324 @@
+"""M(alpha), the one function that everything in this package is a derivative of.
+
+Fix a model, a prompt pair and n components. Component c has activation a_c in the *base* run and
+a_c + delta_c in the *other* run. With patch strengths alpha in R^n,
+
+    M(alpha) = metric of the base run, with alpha_c * delta_c added to every component c.
+
+On an axis nothing upstream of c changes, so M(t e_c) is the metric with component c set to
+a_c + t delta_c. Writing g_c(t) = M(t e_c), activation patching is g_c(1) - g_c(0), attribution
+patching g_c'(0), the quadratic form delta^T H delta of the paper g_c''(0), and the Hessian of M at 0
+holds the interactions between components off its diagonal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+import torch.autograd.forward_ad as fwAD
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
+
+from hvp_utils.components import find_sites
+from hvp_utils.models import as_bridge
+from hvp_utils.suffix_run import SuffixRun
+from hvp_utils.tasks import PromptPair
+
+__all__ = ["AxisDerivatives", "Direction", "PatchedMetric"]
+
+Direction = Literal["denoising", "noising"]
+
+# Tokens run together by default. On a CPU more rows than this only fall out of the caches; a GPU
+# wants many more to be busy.
+_TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
+
+
+class AxisDerivatives(NamedTuple):
+    """g_c(t) and its derivatives, one number per component; those not asked for are `None`."""
+
+    value: Float[Tensor, " n"]
+    slope: Float[Tensor, " n"] | None = None
+    curvature: Float[Tensor, " n"] | None = None
+
+
+class PatchedMetric:
+    """The metric as a function of patch strengths, with its derivatives.
+
+    Args:
+        model: A `TransformerBridge` or a Hugging Face causal language model.
+        pair: The two prompts and the metric.
+        components: What is patched; see `hvp_utils.components.find_sites`.
+        direction: `"denoising"` takes the corrupted run as base and patches towards the clean one;
+            `"noising"` is the reverse.
+        batch_size: Patched copies of the prompt run together. By default chosen for the device. It
+            halves by itself when memory runs out, and never changes the result beyond rounding.
+        seed: Seed for sampled components.
+
+    Attributes:
+        n: Number of components.
+        labels: Their labels, such as `L4H11`, in layer order.
+        layers: Their layers, `[n]`.
+        delta_norm: Euclidean norm of each activation difference, `[n]`.
+        base: The metric of the base run, g_c(0).
+        other: The metric of the other run.
+        n_tokens: Tokens of either prompt.
+        n_run: Tokens that every run has to process: those from the first difference on.
+
+    Raises:
+        ValueError: Prompts, answers, components or direction that cannot be used (the message says
+            why), or a metric that is not finite.
+        TypeError: A model of the wrong kind, or curvature asked of a half-precision model.
+
+    Example:
+        >>> M = PatchedMetric(model, reference_pair())
+        >>> truth = M.along_axes(1.0, order=0).value - M.base
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge | PreTrainedModel,
+        pair: PromptPair,
+        components: str = "heads",
+        direction: Direction = "denoising",
+        batch_size: int | None = None,
+        seed: int = 0,
+    ):
+        if direction not in ("denoising", "noising"):
+            raise ValueError(f'direction must be "denoising" or "noising", not {direction!r}.')
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        bridge = as_bridge(model)
+        resolved = pair.resolve(bridge)
+        self.pair, self.components, self.direction = pair, components, direction
+        self._metric = resolved.metric
+
+        start = resolved.first_difference
+        runs = {"clean": resolved.clean, "corrupted": resolved.corrupted}
+        base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
+        self._run = SuffixRun(bridge, runs[base], start)
+        other_run = SuffixRun(bridge, runs[other], start)
+
+        self.n_tokens, self.n_run = len(runs[base]), len(runs[base]) - start
+        self.sites = find_sites(bridge, components, range(start, len(runs[base])), seed)
+        hooks = [site.hook for site in self.sites]
+        a, a_other = self._run.activations(hooks), other_run.activations(hooks)
+        self._deltas = [a_other[hook] - a[hook] for hook in hooks]
+
+        sizes = [len(site.labels) for site in self.sites]
+        device = runs[base].device
+        self.n = sum(sizes)
+        self.labels = tuple(label for site in self.sites for label in site.labels)
+        self.layers = torch.tensor([site.layer for site in self.sites]).repeat_interleave(
+            torch.tensor(sizes)
+        )
+        self.delta_norm = torch.cat(
+            [site.norms(delta) for site, delta in zip(self.sites, self._deltas, strict=True)]
+        )
+        self._offsets = [0, *itertools.accumulate(sizes[:-1])]
+        self._dtype, self._device = self.delta_norm.dtype, device
+        tokens = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
+        self.batch_size = batch_size or max(1, tokens // self.n_run)
+        with torch.no_grad():
+            self.base = self._checked(self._metric(self._run.logits({}, rows=1))).item()
+            self.other = self._checked(self._metric(other_run.logits({}, rows=1))).item()
+
+    # --- M and its derivatives at any point ----------------------------------------------------
+
+    def __call__(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+        """M(alpha) for one or many alpha. Differentiable in `alpha`, twice and more."""
+        rows = self._rows(alpha)
+        parts = self._map(lambda part: self._evaluate(rows[part]), len(rows))
+        return torch.cat(list(parts)).reshape(alpha.shape[:-1])
+
+    def gradient(self, alpha: Float[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch n"]:
+        """Gradient of M, for all components at once; at 0 unless `alpha` is given."""
+        alpha = self._zeros() if alpha is None else torch.as_tensor(alpha)
+        rows = self._rows(alpha).detach()
+
+        def gradient_of(part: slice) -> Tensor:
+            a = rows[part].clone().requires_grad_()
+            return _derivative(self._evaluate(a).sum(), a)
+
+        return torch.cat(list(self._map(gradient_of, len(rows)))).reshape(alpha.shape)
+
+    def hessian_matvec(
+        self, V: Float[Tensor, "n k"], alpha: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n k"]:
+        """Products of the Hessian of M with the columns of V, by double backward.
+
+        Args:
+            V: One or many directions, as columns.
+            alpha: Where the Hessian is taken; 0 by default.
+        """
+        self._require_full_precision()
+        V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
+        if V.ndim != 2 or V.shape[0] != self.n:
+            raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
+        point = self._zeros() if alpha is None else self._rows(alpha)[0].detach()
+        rows = V.T
+
+        def products_of(part: slice) -> Tensor:
+            v = rows[part]
+            a = point.repeat(len(v), 1).requires_grad_()
+            g = _derivative(self._evaluate(a).sum(), a, create_graph=True)
+            return _derivative((g * v).sum(), a)
+
+        return torch.cat(list(self._map(products_of, len(rows)))).T
+
+    def hvp(
+        self, v: Float[Tensor, " n"], alpha: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """One Hessian-vector product, at 0 unless `alpha` is given."""
+        v = torch.as_tensor(v, dtype=self._dtype, device=self._device)
+        return self.hessian_matvec(v.reshape(-1, 1), alpha)[:, 0]
+
+    # --- derivatives along every axis ----------------------------------------------------------
+
+    def along_axes(
+        self,
+        t: float | Float[Tensor, " n"] = 0.0,
+        order: Literal[0, 1, 2] = 2,
+        components: Int[Tensor, " m"] | None = None,
+    ) -> AxisDerivatives:
+        """g_c(t) and its first derivatives, for every component c.
+
+        Args:
+            t: Where along each axis; one number for all, or one per component.
+            order: Highest derivative wanted: 0 (values), 1 (slopes too) or 2 (curvatures too).
+            components: Indices of the components wanted, all by default; results follow this order.
+
+        Returns:
+            One number per component each, detached. A component whose activation is the same in
+            both runs gets exactly `base`, 0 and 0, without being run.
+
+        Raises:
+            TypeError: `order=2` on a model in half precision.
+        """
+        if order not in (0, 1, 2):
+            raise ValueError(f"order must be 0, 1 or 2, not {order!r}.")
+        if order == 2:
+            self._require_full_precision()
+        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
+        t = torch.as_tensor(t, dtype=self._dtype, device=self._device)
+        t = t.expand(len(wanted)) if t.ndim == 0 else t
+        if t.shape != wanted.shape:
+            raise ValueError(
+                f"t must be one number or one per component: {tuple(t.shape)} given, "
+                f"{len(wanted)} components."
+            )
+        results = torch.zeros(order + 1, len(wanted), dtype=self._dtype, device=self._device)
+        results[0] = self.base
+        moving = (self.delta_norm.cpu()[wanted] > 0).nonzero()[:, 0]
+        # In layer order, so that a batch can start from the highest layer that serves all its rows.
+        moving = moving[self.layers[wanted[moving]].argsort(stable=True)]
+
+        def derivatives_of(part: slice) -> Tensor:
+            index = moving[part]
+            return self._axis_batch(wanted[index], t[index.to(self._device)], order)
+
+        parts = list(self._map(derivatives_of, len(moving)))
+        if parts:
+            results[:, moving.to(self._device)] = torch.cat(parts, dim=1)
+        return AxisDerivatives(*results)
+
+    def _axis_batch(
+        self, components: Int[Tensor, " b"], t: Float[Tensor, " b"], order: int
+    ) -> Float[Tensor, "order b"]:
+        """g, g', ... of a few components, each in a row of its own."""
+        t = t.detach().clone().requires_grad_(order > 0)
+        components = components.to(self._device)
+        strengths = {}
+        for i, (start, site) in enumerate(zip(self._offsets, self.sites, strict=True)):
+            here = (components >= start) & (components < start + len(site.labels))
+            if here.any():
+                row, column = here.nonzero()[:, 0], components[here] - start
+                blank = t.new_zeros(len(t), len(site.labels))
+                strengths[i] = blank.index_put((row, column), t[here])
+        with torch.set_grad_enabled(order > 0):
+            value = self._metric_with(strengths, len(t))
+        derivatives = [value]
+        for k in range(order):
+            # Row b depends on t_b alone, so the gradient of the sum holds every row's derivative.
+            derivatives.append(_derivative(derivatives[-1].sum(), t, create_graph=k + 1 < order))
+        return torch.stack([d.detach() for d in derivatives])
+
+    # --- the machinery -------------------------------------------------------------------------
+
+    def _evaluate(self, alpha: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        # A site with all strengths at 0 can be left out, unless derivatives pass through it.
+        tracked = alpha.requires_grad or fwAD.unpack_dual(alpha).tangent is not None
+        parts = alpha.split([len(site.labels) for site in self.sites], dim=1)
+        strengths = {i: part for i, part in enumerate(parts) if tracked or part.count_nonzero()}
+        return self._metric_with(strengths, len(alpha))
+
+    def _metric_with(self, strengths: dict[int, Tensor], rows: int) -> Float[Tensor, " rows"]:
+        """The metric of `rows` runs, given the patch strengths `[rows, n_i]` at some sites i."""
+
+        def patch(i: int) -> Callable[[Tensor], Tensor]:
+            site, delta = self.sites[i], self._deltas[i]
+            return lambda live: live + site.spread(strengths[i]) * delta
+
+        start = min((self.sites[i].layer for i in strengths), default=0)
+        logits = self._run.logits({self.sites[i].hook: patch(i) for i in strengths}, rows, start)
+        return self._checked(self._metric(logits))
+
+    def _map(self, function: Callable[[slice], Tensor], rows: int) -> Iterator[Tensor]:
+        """`function` of consecutive slices of `range(rows)`, halved when memory runs out."""
+        done = 0
+        # The bar appears only for work that takes a while.
+        with tqdm(total=rows, desc=self.components, unit="run", delay=2, leave=False) as bar:
+            while done < rows:
+                stop = min(done + self.batch_size, rows)
+                try:
+                    result = function(slice(done, stop))
+                except RuntimeError as error:
+                    if self.batch_size == 1 or not should_reduce_batch_size(error):
+                        raise
+                    self.batch_size //= 2
+                    clear_device_cache(garbage_collection=True)
+                    continue
+                yield result
+                bar.update(stop - done)
+                done = stop
+
+    def _rows(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "b n"]:
+        alpha = torch.as_tensor(alpha, device=self._device)
+        if alpha.ndim == 0 or alpha.shape[-1] != self.n:
+            raise ValueError(
+                f"Patch strengths must have {self.n} entries in their last dimension, one per "
+                f"component; this has shape {tuple(alpha.shape)}."
+            )
+        return alpha.to(self._dtype).reshape(-1, self.n)
+
+    def _zeros(self) -> Float[Tensor, " n"]:
+        return torch.zeros(self.n, dtype=self._dtype, device=self._device)
+
+    def _checked(self, values: Tensor) -> Tensor:
+        if not torch.isfinite(values).all():
+            raise ValueError(
+                f"The metric {self.pair.metric!r} of the pair {self.pair.name or self.pair.clean!r} "
+                "is not finite (NaN or infinite). Check the metric, and the model's dtype: half "
+                "precision overflows easily."
+            )
+        return values
+
+    def _require_full_precision(self) -> None:
+        if self._dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"Second derivatives need float32 or float64; this model is in {self._dtype}. "
+                "Load it with load_model(name, dtype=torch.float32)."
+            )
+
+
+def _derivative(value: Tensor, by: Tensor, create_graph: bool = False) -> Tensor:
+    """d value / d by, and zero where `value` does not depend on `by` at all."""
+    if not value.requires_grad:
+        return torch.zeros_like(by)
+    return torch.autograd.grad(value, by, create_graph=create_graph, materialize_grads=True)[0]

@@ -1,0 +1,170 @@
+"""Comparing estimates with the truth, and saying how sure the comparison is.
+
+Arrays are anything numpy can read; the last dimension is components. Functions of several prompts
+take `[prompts, components]` and return one number per prompt, ready for `bootstrap_ci`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+from numpy import ndarray
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "Interval",
+    "PairedTest",
+    "bootstrap_ci",
+    "kendall_tau",
+    "paired_bootstrap",
+    "spearman",
+    "top_k_overlap",
+    "top_k_relative_error",
+]
+
+
+class Interval(NamedTuple):
+    """A statistic with its bootstrap confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class PairedTest(NamedTuple):
+    """A paired difference with its interval and two-sided p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def _pair(estimate: ArrayLike, truth: ArrayLike, k: int | None = None) -> tuple[ndarray, ndarray]:
+    estimate, truth = np.asarray(estimate, dtype=float), np.asarray(truth, dtype=float)
+    if estimate.shape != truth.shape or truth.ndim == 0:
+        raise ValueError(
+            f"Estimate and truth must have one shape, components last: {estimate.shape} and "
+            f"{truth.shape} given."
+        )
+    if k is not None and not 1 <= k <= truth.shape[-1]:
+        raise ValueError(f"k must be between 1 and {truth.shape[-1]} components, not {k}.")
+    if np.isnan(truth).any():
+        raise ValueError("The true effects contain NaN.")
+    return estimate, truth
+
+
+def _top(values: ndarray, k: int) -> ndarray:
+    return np.argsort(-np.abs(values), axis=-1, kind="stable")[..., :k]
+
+
+def top_k_relative_error(
+    estimate: ArrayLike, truth: ArrayLike, k: int = 5
+) -> float | Float[ndarray, " prompts"]:
+    """Mean absolute error on the k largest true effects, in percent of the truth's range.
+
+    Only the estimates of those k components are read, so the others may be NaN.
+
+    Raises:
+        ValueError: Shapes differ, NaN among the top k, or all true effects are equal.
+
+    Source:
+        Zhang & Wang (2026), section 4.1 (with k = 5).
+    """
+    estimate, truth = _pair(estimate, truth, k)
+    top = _top(truth, k)
+    error = np.abs(np.take_along_axis(estimate - truth, top, -1)).mean(-1)
+    span = np.ptp(truth, axis=-1)
+    if np.isnan(error).any():
+        raise ValueError(f"There are NaN among the estimates of the {k} largest true effects.")
+    if (span == 0).any():
+        raise ValueError("All true effects are equal: an error relative to their range has no meaning.")
+    return 100 * error / span
+
+
+def top_k_overlap(
+    estimate: ArrayLike, truth: ArrayLike, k: int = 5
+) -> float | Float[ndarray, " prompts"]:
+    """Share of the k largest |true effects| that are among the k largest |estimates|, 0 to 1."""
+    estimate, truth = _pair(estimate, truth, k)
+    if np.isnan(estimate).any():
+        raise ValueError("The estimates contain NaN.")
+    matches = _top(estimate, k)[..., :, None] == _top(truth, k)[..., None, :]
+    return matches.any(-1).mean(-1)
+
+
+def _rank_correlation(function: Callable, estimate: ArrayLike, truth: ArrayLike):
+    estimate, truth = _pair(estimate, truth)
+    rows = zip(estimate.reshape(-1, truth.shape[-1]), truth.reshape(-1, truth.shape[-1]), strict=True)
+    out = np.array([function(np.abs(e), np.abs(f)).statistic for e, f in rows])
+    return out.reshape(truth.shape[:-1])[()]
+
+
+def kendall_tau(estimate: ArrayLike, truth: ArrayLike) -> float | Float[ndarray, " prompts"]:
+    """Kendall's rank correlation (tau-b) of the magnitudes, -1 to 1."""
+    return _rank_correlation(scipy.stats.kendalltau, estimate, truth)
+
+
+def spearman(estimate: ArrayLike, truth: ArrayLike) -> float | Float[ndarray, " prompts"]:
+    """Spearman's rank correlation of the magnitudes, -1 to 1."""
+    return _rank_correlation(scipy.stats.spearmanr, estimate, truth)
+
+
+def _resample(values: ndarray, n_resamples: int, seed: int, statistic: Callable) -> ndarray:
+    if len(values) < 2:
+        raise ValueError(f"A bootstrap over prompts needs at least 2 of them, not {len(values)}.")
+    if np.isnan(values).any():
+        raise ValueError("There are NaN among the values to resample.")
+    draws = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
+    return np.apply_along_axis(statistic, 1, values[draws])
+
+
+def bootstrap_ci(
+    values: ArrayLike,
+    statistic: Callable[[ndarray], float] = np.mean,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap over prompts.
+
+    Args:
+        values: One number per prompt.
+        statistic: What is estimated from them.
+        n_resamples: Number of resamples.
+        level: Coverage of the interval.
+        seed: Seed of the resampling.
+
+    Source:
+        Efron & Tibshirani (1993), chapter 13; as in Zhang & Wang (2026), section 4.1.
+    """
+    values = np.asarray(values, dtype=float)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(_resample(values, n_resamples, seed, statistic), tails)
+    return Interval(float(statistic(values)), float(low), float(high))
+
+
+def paired_bootstrap(
+    a: ArrayLike, b: ArrayLike, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> PairedTest:
+    """Is the mean of a different from that of b, on the same prompts?
+
+    The prompts are resampled with their pairs kept together. The p-value is twice the share of
+    resamples whose difference lies on the other side of 0, and at least 2 / (n_resamples + 1).
+
+    Args:
+        a, b: One number per prompt, in the same order.
+        n_resamples, level, seed: As in `bootstrap_ci`.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"a and b must be one number per prompt: {a.shape} and {b.shape} given.")
+    resampled = _resample(a - b, n_resamples, seed, np.mean)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    beyond = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p_value = min(1.0, 2 * (beyond + 1) / (n_resamples + 1))
+    return PairedTest(float((a - b).mean()), float(low), float(high), float(p_value))

@@ -1,0 +1,328 @@
+"""Many prompts, many estimators, one store.
+
+A sweep is an ``xarray.Dataset`` with dimensions ``prompt`` and ``component`` and one variable per
+estimator, kept in a netCDF file whose attributes say where every number comes from. `sweep` computes
+only what its store lacks, one prompt at a time, and rewrites the file after each: killed and started
+again, it loses at most the prompt in flight.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
+
+from hvp_utils.estimators import find_estimator
+from hvp_utils.models import as_bridge, load_model, model_origin
+from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
+from hvp_utils.tasks import PromptPair, make_prompts
+
+__all__ = ["provenance", "sweep"]
+
+_FORMAT = 1
+_log = logging.getLogger(__name__)
+
+
+def sweep(
+    model: str | TransformerBridge | PreTrainedModel = "smollm2-135m",
+    task: str | Callable[..., Sequence[PromptPair]] = "ioi",
+    estimators: Sequence[str] = ("activation_patching", "attribution_patching", "hvp"),
+    n_prompts: int = 20,
+    seed: int = 0,
+    direction: Direction = "denoising",
+    components: str = "heads",
+    store: str | Path | None = None,
+    top: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> xr.Dataset:
+    """Run estimators on the prompts of a task, reusing what is stored.
+
+    Args:
+        model: A name for `load_model`, or a loaded model. Given a name, the model is loaded only if
+            something has to be computed.
+        task: A key of `TASKS`, or a generator ``(model, n, seed=...) -> pairs`` with a ``__name__``.
+        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``.
+        n_prompts: Number of prompts. More than the store holds extends it.
+        seed: Seed of the task and of sampled components.
+        direction: ``"denoising"`` or ``"noising"``.
+        components: What is patched; see `find_sites`.
+        store: Folder of the result files; by default nothing is stored. Each combination of the
+            other arguments has a file of its own.
+        top: Run everything but ``activation_patching`` only on the components with the `top` largest
+            true effects of each prompt, and leave NaN elsewhere. Needs ``"activation_patching"``.
+        device: Where to load the model, when `model` is a name.
+        dtype: In what precision to load it, when `model` is a name.
+
+    Returns:
+        Variables ``[prompt, component]``: one per estimator and ``delta_norm``; per prompt ``base``,
+        ``other``, ``clean``, ``corrupted``, ``answer``, ``n_tokens``, ``n_run`` (positions that had
+        to be run); coordinates ``label`` and ``layer`` per component, and ``head`` for heads.
+
+    Raises:
+        ValueError: Unknown names, or prompts whose components do not line up.
+    """
+    estimators = list(dict.fromkeys(estimators))
+    functions = {name: find_estimator(name) for name in estimators}
+    if top is not None and "activation_patching" not in functions:
+        raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
+    if n_prompts < 1:
+        raise ValueError(f"n_prompts must be at least 1, not {n_prompts}.")
+    bridge = None if isinstance(model, str) else as_bridge(model)
+    identity = {
+        "format": _FORMAT,
+        "model": model if isinstance(model, str) else model_origin(bridge).name,
+        "task": task if isinstance(task, str) else task.__name__,
+        "seed": seed,
+        "direction": direction,
+        "components": components,
+        "top": top or 0,
+        "dtype": str(dtype if bridge is None else bridge.cfg.dtype).removeprefix("torch."),
+    }
+    path = None if store is None else Path(store) / _file_name(identity)
+    done = _read(path, identity)
+    if _lacking(done, estimators, n_prompts):
+        bridge = bridge or load_model(model, device=device, dtype=dtype)
+        done = _compute(done, bridge, task, functions, n_prompts, identity, path)
+    return done.isel(prompt=slice(n_prompts))
+
+
+def _lacking(done: xr.Dataset | None, estimators: Sequence[str], n_prompts: int) -> bool:
+    if done is None or done.sizes["prompt"] < n_prompts:
+        return True
+    head = done.isel(prompt=slice(n_prompts))
+    return not all(_has(head, name) for name in estimators)
+
+
+def _has(prompts: xr.Dataset, estimator: str) -> bool:
+    """A computed result is never NaN for every component (`PatchedMetric` refuses NaN)."""
+    return estimator in prompts and bool(prompts[estimator].notnull().any("component").all())
+
+
+def _compute(
+    done: xr.Dataset | None,
+    bridge: TransformerBridge,
+    task: str | Callable[..., Sequence[PromptPair]],
+    functions: Mapping[str, Callable[..., Tensor]],
+    n_prompts: int,
+    identity: Mapping[str, Any],
+    path: Path | None,
+) -> xr.Dataset:
+    pairs = make_prompts(task, bridge, n_prompts, seed=identity["seed"])
+    prompts = [] if done is None else [done.isel(prompt=[i]) for i in range(done.sizes["prompt"])]
+    for i, (old, pair) in enumerate(zip(prompts, pairs, strict=False)):
+        if (old.clean.item(), old.corrupted.item()) != _texts(pair, bridge):
+            _set_aside(path, f"its prompt {i} is not the one that this task makes now")
+            prompts = []
+            break
+    bar = tqdm(total=n_prompts, desc=f"{identity['model']}, {identity['task']}", unit="prompt")
+    with bar:
+        for i, pair in enumerate(pairs):
+            old = prompts[i] if i < len(prompts) else xr.Dataset()
+            missing = {name: f for name, f in functions.items() if not _has(old, name)}
+            if missing:
+                prompts[i : i + 1] = [_one_prompt(bridge, pair, missing, identity, old)]
+                done = _join(prompts, provenance(bridge) | identity)
+                if path is not None:
+                    _write(done, path)
+            bar.update()
+    return done
+
+
+def _one_prompt(
+    bridge: TransformerBridge,
+    pair: PromptPair,
+    functions: Mapping[str, Callable[..., Tensor]],
+    identity: Mapping[str, Any],
+    old: xr.Dataset,
+) -> xr.Dataset:
+    """Everything about one prompt: what is stored of it, and what was missing."""
+    started = time.perf_counter()
+    M = PatchedMetric(
+        bridge, pair, identity["components"], identity["direction"], seed=identity["seed"]
+    )
+    M.along_axes = _Remembered(M)
+    results, top = {}, None
+    if identity["top"]:
+        truth = functions.get("activation_patching", find_estimator("activation_patching"))(M)
+        top = truth.abs().topk(min(identity["top"], M.n)).indices.cpu()
+    for name, function in functions.items():
+        if top is None or name == "activation_patching":
+            results[name] = function(M)
+        else:
+            results[name] = torch.full_like(M.delta_norm, torch.nan)
+            results[name][top] = function(M, components=top)
+    clean, corrupted = _texts(pair, bridge)
+    per_prompt = {
+        "base": M.base,
+        "other": M.other,
+        "clean": clean,
+        "corrupted": corrupted,
+        "answer": str(pair.answer),
+        "n_tokens": M.n_tokens,
+        "n_run": M.n_run,
+        "seconds": time.perf_counter() - started + float(old.get("seconds", 0.0)),
+    }
+    new = xr.Dataset(
+        {
+            **{name: (("prompt",), [value]) for name, value in per_prompt.items()},
+            **{
+                name: (("prompt", "component"), value.cpu().numpy()[None])
+                for name, value in {"delta_norm": M.delta_norm, **results}.items()
+            },
+        },
+        coords={
+            "label": ("component", list(M.labels)),
+            "layer": ("component", M.layers.numpy()),
+        },
+    )
+    if identity["components"] == "heads":
+        new = new.assign_coords(
+            head=("component", [int(label.partition("H")[2]) for label in M.labels])
+        )
+    kept = [name for name in old.data_vars if name not in new]
+    return new.merge(old[kept].drop_attrs(), compat="override") if kept else new
+
+
+class _Remembered:
+    """`along_axes` of one PatchedMetric that computes no point of any axis twice.
+
+    Estimators meet at the same points: MS-HVP of 2, 4 and 10 steps all need t = 1/2.
+    """
+
+    def __init__(self, M: PatchedMetric):
+        self._compute = M.along_axes
+        self._everything = torch.arange(M.n)
+        self._known: dict[tuple[int, int, float], Tensor] = {}
+
+    def __call__(self, t=0.0, order=2, components=None) -> AxisDerivatives:
+        wanted = self._everything if components is None else torch.as_tensor(components).cpu()
+        points = torch.as_tensor(t, dtype=torch.float64).expand(len(wanted)).tolist()
+        # Rounded, since 1/3 and 2/6 need not agree to the last bit.
+        keys = [(order, c, round(p, 12)) for c, p in zip(wanted.tolist(), points, strict=True)]
+        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        if new:
+            found = self._compute(
+                torch.tensor([key[2] for key in new], dtype=torch.float64),
+                order,
+                torch.tensor([key[1] for key in new]),
+            )
+            self._known.update(zip(new, torch.stack(found[: order + 1], dim=1), strict=True))
+        return AxisDerivatives(*torch.stack([self._known[key] for key in keys], dim=1))
+
+
+def _join(prompts: Sequence[xr.Dataset], attributes: Mapping[str, Any]) -> xr.Dataset:
+    labels = [tuple(prompt.label.values) for prompt in prompts]
+    if len(set(labels)) > 1:
+        raise ValueError(
+            "The prompts of a sweep must have the same components, but these have "
+            f"{len(labels[0])} and {len(labels[-1])}: residual-stream positions only line up for "
+            "prompts of one length. Sweep prompts of one template, or use another component kind."
+        )
+    joined = xr.concat(
+        [prompt.drop_attrs() for prompt in prompts],
+        dim="prompt",
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+    )
+    return joined.assign_attrs(attributes)
+
+
+def _texts(pair: PromptPair, bridge: TransformerBridge) -> tuple[str, str]:
+    """Both prompts as readable text; token ids are decoded where there is a tokenizer."""
+    resolved = pair.resolve(bridge)
+    return tuple("".join(resolved.str_tokens(which)) for which in ("clean", "corrupted"))
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+def _file_name(identity: Mapping[str, Any]) -> str:
+    parts = [identity[key] for key in ("model", "task", "components", "direction", "dtype")]
+    parts += [f"seed{identity['seed']}"] + [f"top{identity['top']}"] * bool(identity["top"])
+    return "__".join(str(part).replace("/", "--").replace(":", "-") for part in parts) + ".nc"
+
+
+def _read(path: Path | None, identity: Mapping[str, Any]) -> xr.Dataset | None:
+    """What the store holds, or None; a file that is damaged or not ours is set aside, loudly."""
+    if path is None or not path.exists():
+        return None
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as file:
+            done = file.load()
+    except Exception as error:  # damaged files raise whatever their bytes happen to lead to
+        _set_aside(path, f"it cannot be read ({type(error).__name__}: {error})")
+        return None
+    for key, value in identity.items():
+        if done.attrs.get(key) != value:
+            _set_aside(path, f"its {key} is {done.attrs.get(key)!r}, not {value!r}")
+            return None
+    return done
+
+
+def _set_aside(path: Path | None, reason: str) -> None:
+    if path is None:
+        return
+    aside = path.with_suffix(f".set-aside-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    path.rename(aside)
+    _log.warning(
+        "%s was not used: %s. It was renamed to %s; its numbers are computed again.",
+        path.name,
+        reason,
+        aside.name,
+    )
+
+
+def _write(done: xr.Dataset, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and renamed: a reader sees the old file or the new one, whole.
+    scratch = path.with_suffix(".writing")
+    numeric = [name for name in done.data_vars if done[name].dtype.kind == "f"]
+    done.to_netcdf(
+        scratch, engine="h5netcdf", encoding={name: {"zlib": True} for name in numeric}
+    )
+    scratch.replace(path)
+
+
+def provenance(model: TransformerBridge | PreTrainedModel) -> dict[str, str]:
+    """Where a number comes from: model, machine, library versions, git revision, time (UTC)."""
+    bridge = as_bridge(model)
+    device = torch.device(bridge.cfg.device)
+    packages = ("torch", "transformers", "transformer_lens", "xarray", "numpy")
+    return {
+        **model_origin(bridge).as_dict(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+        "git_revision": _git_revision(),
+        "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _git_revision() -> str:
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

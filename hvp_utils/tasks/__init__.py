@@ -1,0 +1,77 @@
+"""Prompt pairs, metrics, and the three tasks of the paper.
+
+``PromptPair`` is what every function of the package takes. ``ioi``, ``greater_than`` and
+``factual`` make lists of them; ``make_prompts`` finds a task by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from .factual import factual
+from .greater_than import greater_than
+from .ioi import ioi, reference_pair
+from .metrics import METRICS, LastPositionMetric, log_prob, logit_diff, prob_diff
+from .prompt_pair import PromptPair, ResolvedPair
+
+__all__ = [
+    "METRICS",
+    "TASKS",
+    "LastPositionMetric",
+    "PromptPair",
+    "ResolvedPair",
+    "factual",
+    "greater_than",
+    "ioi",
+    "log_prob",
+    "logit_diff",
+    "make_prompts",
+    "prob_diff",
+    "reference_pair",
+]
+
+TASKS: dict[str, Callable[..., list[PromptPair]]] = {
+    "ioi": ioi,
+    "greater_than": greater_than,
+    "factual": factual,
+    "factual_swap": partial(factual, corruption="subject_swap"),
+}
+
+
+def make_prompts(
+    task: str | Callable[..., Sequence[PromptPair]] | Sequence[PromptPair],
+    model: Any,
+    n: int,
+    seed: int = 0,
+) -> list[PromptPair]:
+    """Turn any way of naming a task into a list of ``n`` prompt pairs.
+
+    Args:
+        task: A key of ``TASKS``; a generator ``(model, n, seed=...) -> pairs``; or a list of pairs
+            of your own, of which the first ``n`` are taken (``seed`` then has no effect).
+        model: A ``TransformerBridge``.
+        n: Number of pairs.
+        seed: Seed of the generator.
+
+    Raises:
+        ValueError: If the name is unknown, or there are not exactly ``n`` pairs to be had.
+        TypeError: If the list or the generator holds something that is not a ``PromptPair``.
+    """
+    if isinstance(task, str):
+        if task not in TASKS:
+            raise ValueError(
+                f"unknown task {task!r}. Known tasks: {', '.join(TASKS)}; "
+                f"or pass a generator or a list of PromptPair."
+            )
+        task = TASKS[task]
+    if n < 0:
+        raise ValueError(f"n must not be negative, but is {n}.")
+    pairs = list(task(model, n, seed=seed)) if callable(task) else list(task)[:n]
+    if len(pairs) != n:
+        raise ValueError(f"{n} prompts were asked for, but the task holds {len(pairs)}.")
+    for pair in pairs:
+        if not isinstance(pair, PromptPair):
+            raise TypeError(f"a task must consist of PromptPair objects, not {pair!r}.")
+    return pairs
