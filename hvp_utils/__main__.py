@@ -47,9 +47,9 @@ def sweep(
             min=1, help="Estimate only the components with this many largest true effects."
         ),
     ] = None,
-    store: Annotated[
-        Path, typer.Option(help="Folder of the result files (netCDF).")
-    ] = Path("results"),
+    store: Annotated[Path, typer.Option(help="Folder of the result files (netCDF).")] = Path(
+        "results"
+    ),
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, ...; by default a GPU when there is one.")
     ] = None,
@@ -60,7 +60,7 @@ def sweep(
     and repeated, and asking for more prompts or estimators extends the file. Ends with the top-5
     relative error of each estimate against activation patching, where that was among them.
 
-    Example: `python -m hvp_utils sweep --task ioi --estimators activation_patching,hvp,ms_hvp:5`
+    Example: ``python -m hvp_utils sweep --task ioi --estimators activation_patching,hvp,ms_hvp:5``
     """
     names = [name.strip() for name in estimators.split(",") if name.strip()]
     try:

@@ -22,10 +22,10 @@ class Site:
     """One activation tensor and the components it holds.
 
     Attributes:
-        hook: TransformerLens hook name; the activation there is `[batch, pos, *rest]`.
+        hook: TransformerLens hook name; the activation there is ``[batch, pos, *rest]``.
         layer: Layer of the hook.
-        labels: One label per component, such as `L4H11`.
-        shape: How component strengths broadcast against one activation `[pos, *rest]`: size 1
+        labels: One label per component, such as ``L4H11``.
+        shape: How component strengths broadcast against one activation ``[pos, *rest]``: size 1
             everywhere but in the dimension that the components are laid out along.
         chosen: Indices along that dimension when only some of the components were asked for.
     """
@@ -37,7 +37,7 @@ class Site:
     chosen: Int[Tensor, " n"] | None = None
 
     def spread(self, alpha: Float[Tensor, "batch n"]) -> Float[Tensor, "batch ..."]:
-        """Patch strengths, ready to multiply an activation difference `[pos, *rest]`."""
+        """Patch strengths, ready to multiply an activation difference ``[pos, *rest]``."""
         if self.chosen is not None:
             full = alpha.new_zeros(len(alpha), max(self.shape))
             alpha = full.index_copy(1, self.chosen.to(alpha.device), alpha)
@@ -97,12 +97,12 @@ def find_sites(
 
     Args:
         bridge: The model.
-        components: `"heads"` (`hook_z`, the head outputs before the output projection),
-            `"mlp_out"`, `"resid"` (`hook_resid_post`, one component per layer and position),
-            `"neurons_pre"` or `"neurons_post"` (before and after the activation function). A
-            neuron kind followed by `:k`, such as `"neurons_pre:256"`, takes k neurons per layer,
+        components: ``"heads"`` (``hook_z``, the head outputs before the output projection),
+            ``"mlp_out"``, ``"resid"`` (``hook_resid_post``, one component per layer and position),
+            ``"neurons_pre"`` or ``"neurons_post"`` (before and after the activation function). A
+            neuron kind followed by ``:k``, such as ``"neurons_pre:256"``, takes k neurons per layer,
             drawn without replacement.
-        positions: Positions that the two prompts can differ at; `"resid"` lists only these.
+        positions: Positions that the two prompts can differ at; ``"resid"`` lists only these.
         seed: Seed of the draw.
 
     Raises:

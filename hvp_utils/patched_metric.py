@@ -41,7 +41,7 @@ _TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
 
 
 class AxisDerivatives(NamedTuple):
-    """g_c(t) and its derivatives, one number per component; those not asked for are `None`."""
+    """g_c(t) and its derivatives, one number per component; those not asked for are ``None``."""
 
     value: Float[Tensor, " n"]
     slope: Float[Tensor, " n"] | None = None
@@ -52,20 +52,20 @@ class PatchedMetric:
     """The metric as a function of patch strengths, with its derivatives.
 
     Args:
-        model: A `TransformerBridge` or a Hugging Face causal language model.
+        model: A ``TransformerBridge`` or a Hugging Face causal language model.
         pair: The two prompts and the metric.
-        components: What is patched; see `hvp_utils.components.find_sites`.
-        direction: `"denoising"` takes the corrupted run as base and patches towards the clean one;
-            `"noising"` is the reverse.
+        components: What is patched; see ``hvp_utils.components.find_sites``.
+        direction: ``"denoising"`` takes the corrupted run as base and patches towards the clean one;
+            ``"noising"`` is the reverse.
         batch_size: Patched copies of the prompt run together. By default chosen for the device. It
             halves by itself when memory runs out, and never changes the result beyond rounding.
         seed: Seed for sampled components.
 
     Attributes:
         n: Number of components.
-        labels: Their labels, such as `L4H11`, in layer order.
-        layers: Their layers, `[n]`.
-        delta_norm: Euclidean norm of each activation difference, `[n]`.
+        labels: Their labels, such as ``L4H11``, in layer order.
+        layers: Their layers, ``[n]``.
+        delta_norm: Euclidean norm of each activation difference, ``[n]``.
         base: The metric of the base run, g_c(0).
         other: The metric of the other run.
         n_tokens: Tokens of either prompt.
@@ -132,13 +132,13 @@ class PatchedMetric:
     # --- M and its derivatives at any point ----------------------------------------------------
 
     def __call__(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-        """M(alpha) for one or many alpha. Differentiable in `alpha`, twice and more."""
+        """M(alpha) for one or many alpha. Differentiable in ``alpha``, twice and more."""
         rows = self._rows(alpha)
         parts = self._map(lambda part: self._evaluate(rows[part]), len(rows))
         return torch.cat(list(parts)).reshape(alpha.shape[:-1])
 
     def gradient(self, alpha: Float[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch n"]:
-        """Gradient of M, for all components at once; at 0 unless `alpha` is given."""
+        """Gradient of M, for all components at once; at 0 unless ``alpha`` is given."""
         alpha = self._zeros() if alpha is None else torch.as_tensor(alpha)
         rows = self._rows(alpha).detach()
 
@@ -175,7 +175,7 @@ class PatchedMetric:
     def hvp(
         self, v: Float[Tensor, " n"], alpha: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, " n"]:
-        """One Hessian-vector product, at 0 unless `alpha` is given."""
+        """One Hessian-vector product, at 0 unless ``alpha`` is given."""
         v = torch.as_tensor(v, dtype=self._dtype, device=self._device)
         return self.hessian_matvec(v.reshape(-1, 1), alpha)[:, 0]
 
@@ -196,10 +196,10 @@ class PatchedMetric:
 
         Returns:
             One number per component each, detached. A component whose activation is the same in
-            both runs gets exactly `base`, 0 and 0, without being run.
+            both runs gets exactly ``base``, 0 and 0, without being run.
 
         Raises:
-            TypeError: `order=2` on a model in half precision.
+            TypeError: ``order=2`` on a model in half precision.
         """
         if order not in (0, 1, 2):
             raise ValueError(f"order must be 0, 1 or 2, not {order!r}.")
@@ -259,7 +259,7 @@ class PatchedMetric:
         return self._metric_with(strengths, len(alpha))
 
     def _metric_with(self, strengths: dict[int, Tensor], rows: int) -> Float[Tensor, " rows"]:
-        """The metric of `rows` runs, given the patch strengths `[rows, n_i]` at some sites i."""
+        """The metric of ``rows`` runs, given the patch strengths ``[rows, n_i]`` at some sites i."""
 
         def patch(i: int) -> Callable[[Tensor], Tensor]:
             site, delta = self.sites[i], self._deltas[i]
@@ -270,7 +270,7 @@ class PatchedMetric:
         return self._checked(self._metric(logits))
 
     def _map(self, function: Callable[[slice], Tensor], rows: int) -> Iterator[Tensor]:
-        """`function` of consecutive slices of `range(rows)`, halved when memory runs out."""
+        """``function`` of consecutive slices of ``range(rows)``, halved when memory runs out."""
         done = 0
         # The bar appears only for work that takes a while.
         with tqdm(total=rows, desc=self.components, unit="run", delay=2, leave=False) as bar:
@@ -318,7 +318,7 @@ class PatchedMetric:
 
 
 def _derivative(value: Tensor, by: Tensor, create_graph: bool = False) -> Tensor:
-    """d value / d by, and zero where `value` does not depend on `by` at all."""
+    """Gradient of a scalar, and zero where ``value`` does not depend on ``by`` at all."""
     if not value.requires_grad:
         return torch.zeros_like(by)
     return torch.autograd.grad(value, by, create_graph=create_graph, materialize_grads=True)[0]

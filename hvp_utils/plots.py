@@ -1,0 +1,309 @@
+"""Figures. Each function takes results and returns the Axes it drew on.
+
+Colours are those of Okabe and Ito, which stay apart for colour-blind readers, and a method has the
+same colour, marker and line style in every figure, so that nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
+from numpy.typing import ArrayLike
+
+from hvp_utils.patched_metric import PatchedMetric
+
+__all__ = ["METHODS", "axis_curve", "estimate_vs_truth", "scaling", "steps", "use_style"]
+
+#: Name, colour, marker and line style of every method.
+METHODS = {
+    "activation_patching": ("activation patching (true effect)", "#000000", "o", "-"),
+    "attribution_patching": ("attribution patching", "#D55E00", "s", "--"),
+    "hvp": ("HVP", "#0072B2", "^", "-."),
+    "ms_hvp": ("MS-HVP", "#009E73", "D", "-"),
+}
+
+_STYLES = {
+    "light": {},
+    "dark": {
+        "figure.facecolor": "#121212",
+        "axes.facecolor": "#121212",
+        "savefig.facecolor": "#121212",
+        **{f"{part}.color": "#e6e6e6" for part in ("text", "xtick", "ytick")},
+        "axes.edgecolor": "#e6e6e6",
+        "axes.labelcolor": "#e6e6e6",
+        "grid.color": "#3a3a3a",
+    },
+    "print": {"font.size": 8, "figure.figsize": (3.5, 2.6), "savefig.dpi": 300},
+}
+
+
+def use_style(style: Literal["light", "dark", "print"] = "light") -> None:
+    """Set matplotlib's defaults for all figures that follow.
+
+    Args:
+        style: ``"light"`` (white background; the book shows it on a white card in its dark theme
+            and prints it as it is), ``"dark"`` (for slides) or ``"print"`` (one journal column).
+
+    Raises:
+        ValueError: There is no such style.
+    """
+    if style not in _STYLES:
+        raise ValueError(f"Unknown style {style!r}. Known: {', '.join(_STYLES)}.")
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        rc={
+            "figure.figsize": (7.0, 4.4),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "axes.grid": True,
+            "grid.color": "#e4e4e4",
+            "grid.linewidth": 0.8,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "svg.hashsalt": "hvp_utils",  # the same figure gives the same file
+            **_STYLES[style],
+        },
+    )
+
+
+def _ink() -> str:
+    """Text colour of the current style: what is black on white turns light on dark."""
+    return mpl.rcParams["text.color"]
+
+
+def _look(method: str, n_steps: int | None = None) -> dict[str, str]:
+    label, colour, _, line = METHODS[method]
+    label = f"{label}, {n_steps} steps" if n_steps else label
+    return {
+        "label": label,
+        "color": _ink() if method == "activation_patching" else colour,
+        "linestyle": line,
+    }
+
+
+def axis_curve(
+    M: PatchedMetric, component: str, n_steps: int = 3, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """The metric along one component's axis, with what each estimator makes of it.
+
+    Draws g(t), its tangent at 0 (attribution patching), its parabola at 0 (HVP) and ``n_steps``
+    parabolas end to end (MS-HVP), each with its estimate of the effect at t = 1.
+
+    Args:
+        M: The metric.
+        component: A label of ``M.labels``.
+        n_steps: Steps of MS-HVP.
+        title: What the figure says.
+        ax: Where to draw; a new figure by default.
+
+    Raises:
+        ValueError: There is no such component.
+    """
+    if component not in M.labels:
+        raise ValueError(f"No component {component!r}; they are called {M.labels[0]} and so on.")
+    c = M.labels.index(component)
+    ax = ax or plt.subplots()[1]
+    t = np.linspace(0, 1, 61)
+    g = M.along_axes(torch.tensor(t), order=0, components=torch.full((len(t),), c)).value.cpu()
+    nodes = torch.arange(n_steps, dtype=torch.float64) / n_steps
+    value, slope, curvature = (
+        x.cpu().double().numpy() for x in M.along_axes(nodes, components=torch.full((n_steps,), c))
+    )
+    ax.plot(t, g, **_look("activation_patching"), linewidth=2.5)
+    ax.plot(t, M.base + slope[0] * t, **_look("attribution_patching"), linewidth=2)
+    parabola = M.base + slope[0] * t + curvature[0] * t**2 / 2
+    ax.plot(t, parabola, **_look("hvp"), linewidth=2)
+
+    # Each step starts where the last one ended, as the estimate itself does.
+    start, h = M.base, np.linspace(0, 1 / n_steps, 31)
+    for k in range(n_steps):
+        piece = start + slope[k] * h + curvature[k] * h**2 / 2
+        look = _look("ms_hvp", n_steps) if k == 0 else _look("ms_hvp") | {"label": None}
+        ax.plot(nodes[k].item() + h, piece, **look, linewidth=2)
+        ax.plot(nodes[k].item(), start, "o", color=look["color"], markersize=6, zorder=5)
+        start = piece[-1]
+    ends = {
+        "activation_patching": g[-1].item(),
+        "attribution_patching": M.base + slope[0],
+        "hvp": parabola[-1],
+        "ms_hvp": start,
+    }
+    _name_ends(ax, ends, M.base)
+    ax.axhline(M.base, color="#888888", linewidth=0.8, zorder=0)
+    ax.set(
+        xlabel="patch strength t   (0: base run, 1: component fully patched)",
+        ylabel=f"metric {_metric_name(M)}",
+        title=title or f"{component}: the metric as the component is patched",
+        xlim=(-0.02, 1.14),
+    )
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.legend(loc="upper left")
+    return ax
+
+
+def _metric_name(M: PatchedMetric) -> str:
+    names = {
+        "log_prob": "log p(answer)   [nats]",
+        "logit_diff": "logit difference   [nats]",
+        "prob_diff": "probability difference",
+    }
+    return names.get(M.pair.metric, "") if isinstance(M.pair.metric, str) else ""
+
+
+def _name_ends(ax: Axes, ends: Mapping[str, float], base: float) -> None:
+    """Write each estimated effect beside its end point, nudged apart where they would overlap."""
+    low, high = min(*ends.values(), base), max(*ends.values(), base)
+    gap, last = (high - low) * 0.055, -np.inf
+    for method, y in sorted(ends.items(), key=lambda item: item[1]):
+        look = _look(method)
+        ax.plot(1, y, METHODS[method][2], color=look["color"], markersize=7, zorder=6)
+        place = max(y, last + gap)
+        ax.text(1.025, place, f"{y - base:+.2f}", color=look["color"], va="center", fontsize=10)
+        last = place
+
+
+def estimate_vs_truth(
+    truth: ArrayLike,
+    estimates: Mapping[str, ArrayLike],
+    labels: Sequence[str] | None = None,
+    name_worst: int = 3,
+    title: str = "",
+    unit: str = "nats",
+    ax: Axes | None = None,
+) -> Axes:
+    """Estimated against true effects, one dot per component; on the diagonal they agree.
+
+    Args:
+        truth: True effects.
+        estimates: Estimates by method name (a key of ``METHODS``).
+        labels: Component labels; the ``name_worst`` farthest from the diagonal are named.
+        name_worst: How many to name, for the first of the estimates.
+        title: What the figure says.
+        unit: Unit of the effects.
+        ax: Where to draw; a new figure by default.
+    """
+    ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
+    truth = np.asarray(truth, dtype=float).ravel()
+    arrays = {name: np.asarray(e, dtype=float).ravel() for name, e in estimates.items()}
+    both = np.concatenate([truth, *arrays.values()])
+    pad = 0.06 * np.ptp(both)
+    limits = (both.min() - pad, both.max() + pad)
+    ax.plot(limits, limits, color="#888888", linewidth=1, zorder=0)
+    for name, e in arrays.items():
+        label, colour, marker, _ = METHODS[name]
+        ax.scatter(truth, e, s=34, marker=marker, color=colour, alpha=0.75, label=label, lw=0)
+    if labels is not None and name_worst:
+        first = next(iter(arrays.values()))
+        for c in np.argsort(-np.abs(first - truth))[:name_worst]:
+            ax.annotate(
+                labels[c],
+                (truth[c], first[c]),
+                xytext=(7, -3 if first[c] < truth[c] else 5),
+                textcoords="offset points",
+                fontsize=10,
+            )
+    ax.set(
+        xlim=limits,
+        ylim=limits,
+        aspect="equal",
+        xlabel=f"true effect of patching   [{unit}]",
+        ylabel=f"estimated effect   [{unit}]",
+        title=title,
+    )
+    if len(arrays) > 1:
+        ax.legend(loc="upper left")
+    return ax
+
+
+def scaling(
+    x: ArrayLike,
+    curves: Mapping[str, ArrayLike],
+    slopes: Mapping[str, float] | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Curves on doubly logarithmic axes, with reference lines of known slope.
+
+    Args:
+        x: Abscissae, positive.
+        curves: Ordinates by label, positive; ``[curves, x]`` entries that are 0 are left out.
+        slopes: Slope of a thin reference line for some of the labels; it passes through the
+            curve's value at the largest x.
+        xlabel: Label with unit.
+        ylabel: Label with unit.
+        title: What the figure says.
+        ax: Where to draw; a new figure by default.
+    """
+    ax = ax or plt.subplots()[1]
+    x = np.asarray(x, dtype=float)
+    looks = [(colour, marker) for _, colour, marker, _ in METHODS.values()][1:]
+    looks += [("#CC79A7", "v"), ("#E69F00", "P"), (_ink(), "o")]
+    for (label, y), (colour, marker) in zip(curves.items(), looks, strict=False):
+        y = np.asarray(y, dtype=float)
+        shown = y > 0
+        ax.plot(x[shown], y[shown], color=colour, marker=marker, markersize=5, label=label)
+        if slopes and label in slopes:
+            at = np.argmax(np.where(shown, x, -np.inf))
+            guide = y[at] * (x / x[at]) ** slopes[label]
+            ax.plot(
+                x,
+                guide,
+                color=colour,
+                linewidth=0.9,
+                linestyle=":",
+                zorder=0,
+                label=f"slope {slopes[label]:g}",
+            )
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.legend()
+    return ax
+
+
+def steps(
+    n_steps: Sequence[int],
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
+    references: Mapping[str, float] | None = None,
+    title: str = "",
+    ylabel: str = "top-5 relative error   [% of the range of true effects]",
+    ax: Axes | None = None,
+) -> Axes:
+    """Error against the number of MS-HVP steps, with bootstrap intervals.
+
+    Args:
+        n_steps: Values of K.
+        curves: Estimate, lower and upper end of its interval, by label.
+        references: Level of attribution patching for some of the labels, as a short dashed line.
+        title: What the figure says.
+        ylabel: Label with unit.
+        ax: Where to draw; a new figure by default.
+    """
+    ax = ax or plt.subplots()[1]
+    looks = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "v")]
+    for (label, (middle, low, high)), (colour, marker) in zip(curves.items(), looks, strict=False):
+        ax.plot(n_steps, middle, color=colour, marker=marker, markersize=5, label=label)
+        ax.fill_between(n_steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        if references and label in references:
+            # Attribution patching has no steps: it stands to the left of one.
+            ax.plot([0.62, 0.86], [references[label]] * 2, color=colour, linestyle="--", lw=2)
+    ax.set(xscale="log", yscale="log", xlabel="steps K", ylabel=ylabel, title=title)
+    ticks = [k for k in (1, 2, 3, 5, 10, 20) if min(n_steps) <= k <= max(n_steps)]
+    ax.set_xticks([0.73, *ticks] if references else ticks, [*["AP"] * bool(references), *ticks])
+    ax.xaxis.minorticks_off()
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.legend()
+    return ax

@@ -1,7 +1,7 @@
 """Comparing estimates with the truth, and saying how sure the comparison is.
 
 Arrays are anything numpy can read; the last dimension is components. Functions of several prompts
-take `[prompts, components]` and return one number per prompt, ready for `bootstrap_ci`.
+take ``[prompts, components]`` and return one number per prompt, ready for ``bootstrap_ci``.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def top_k_relative_error(
     if np.isnan(error).any():
         raise ValueError(f"There are NaN among the estimates of the {k} largest true effects.")
     if (span == 0).any():
-        raise ValueError("All true effects are equal: an error relative to their range has no meaning.")
+        raise ValueError(
+            "All true effects are equal: an error relative to their range has no meaning."
+        )
     return 100 * error / span
 
 
@@ -99,7 +101,9 @@ def top_k_overlap(
 
 def _rank_correlation(function: Callable, estimate: ArrayLike, truth: ArrayLike):
     estimate, truth = _pair(estimate, truth)
-    rows = zip(estimate.reshape(-1, truth.shape[-1]), truth.reshape(-1, truth.shape[-1]), strict=True)
+    rows = zip(
+        estimate.reshape(-1, truth.shape[-1]), truth.reshape(-1, truth.shape[-1]), strict=True
+    )
     out = np.array([function(np.abs(e), np.abs(f)).statistic for e, f in rows])
     return out.reshape(truth.shape[:-1])[()]
 
@@ -157,8 +161,11 @@ def paired_bootstrap(
     resamples whose difference lies on the other side of 0, and at least 2 / (n_resamples + 1).
 
     Args:
-        a, b: One number per prompt, in the same order.
-        n_resamples, level, seed: As in `bootstrap_ci`.
+        a: One number per prompt.
+        b: The same of the other method, prompts in the same order.
+        n_resamples: Number of resamples.
+        level: Coverage of the interval.
+        seed: Seed of the resampling.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 1:

@@ -7,7 +7,7 @@ Two facts make many patched runs cheap in a causal model.
 * **Layers.** A patch in layer l changes nothing below l, so the run can start from the stored
   residual stream that enters l.
 
-`SuffixRun` uses both and knows nothing of metrics or derivatives. It runs the whole Hugging Face
+``SuffixRun`` uses both and knows nothing of metrics or derivatives. It runs the whole Hugging Face
 model, with blocks below the starting layer replaced by pass-throughs, so that whatever an
 architecture does around its blocks (position embeddings, masks, soft-capped logits) stays its own
 business.
@@ -34,7 +34,7 @@ class SuffixRun:
 
     Args:
         bridge: The model, frozen.
-        tokens: The prompt `[pos]`.
+        tokens: The prompt ``[pos]``.
         start_pos: First position to run; activations before it are those of the unpatched prompt.
     """
 
@@ -54,7 +54,7 @@ class SuffixRun:
                 self._resid[keep[name]] = value
 
     def activations(self, hooks) -> dict[str, Float[Tensor, "pos ..."]]:
-        """Activations of the unpatched prompt at the named hooks, from `start_pos` on."""
+        """Activations of the unpatched prompt at the named hooks, from ``start_pos`` on."""
         kept: dict[str, Tensor] = {}
 
         def keeper(name: str) -> Patch:
@@ -76,11 +76,11 @@ class SuffixRun:
     def logits(
         self, patches: Mapping[str, Patch], rows: int, start_layer: int = 0
     ) -> Float[Tensor, "rows d_vocab"]:
-        """Logits at the last position, for `rows` patched copies of the prompt.
+        """Logits at the last position, for ``rows`` patched copies of the prompt.
 
         Args:
-            patches: For each hook name a function from the activation `[rows, pos, *rest]` to the
-                one to use instead. None may sit below `start_layer`.
+            patches: For each hook name a function from the activation ``[rows, pos, *rest]`` to the
+                one to use instead. None may sit below ``start_layer``.
             rows: Number of copies run together.
             start_layer: The blocks below it are skipped.
         """
@@ -106,7 +106,7 @@ class SuffixRun:
 
     @contextlib.contextmanager
     def _skipping(self, start_layer: int, rows: int) -> Iterator[None]:
-        """Turn the blocks below `start_layer` into pass-throughs, the last one into a source."""
+        """Turn the blocks below ``start_layer`` into pass-throughs, the last one into a source."""
         skipped = list(self.bridge.blocks)[:start_layer]
 
         def pass_through(hidden_states: Tensor, *_, **__) -> Tensor:

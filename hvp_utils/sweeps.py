@@ -1,7 +1,7 @@
 """Many prompts, many estimators, one store.
 
 A sweep is an ``xarray.Dataset`` with dimensions ``prompt`` and ``component`` and one variable per
-estimator, kept in a netCDF file whose attributes say where every number comes from. `sweep` computes
+estimator, kept in a netCDF file whose attributes say where every number comes from. ``sweep`` computes
 only what its store lacks, one prompt at a time, and rewrites the file after each: killed and started
 again, it loses at most the prompt in flight.
 """
@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -53,25 +52,26 @@ def sweep(
     """Run estimators on the prompts of a task, reusing what is stored.
 
     Args:
-        model: A name for `load_model`, or a loaded model. Given a name, the model is loaded only if
-            something has to be computed.
-        task: A key of `TASKS`, or a generator ``(model, n, seed=...) -> pairs`` with a ``__name__``.
+        model: A name for ``load_model``, or a loaded model. Given a name, the model is loaded only
+            if something has to be computed.
+        task: A key of ``TASKS``, or a named function ``(model, n, seed=...) -> pairs``.
         estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``.
         n_prompts: Number of prompts. More than the store holds extends it.
         seed: Seed of the task and of sampled components.
         direction: ``"denoising"`` or ``"noising"``.
-        components: What is patched; see `find_sites`.
+        components: What is patched; see ``find_sites``.
         store: Folder of the result files; by default nothing is stored. Each combination of the
             other arguments has a file of its own.
-        top: Run everything but ``activation_patching`` only on the components with the `top` largest
-            true effects of each prompt, and leave NaN elsewhere. Needs ``"activation_patching"``.
-        device: Where to load the model, when `model` is a name.
-        dtype: In what precision to load it, when `model` is a name.
+        top: Run everything but ``activation_patching`` only on the components with the ``top``
+            largest true effects of each prompt, and leave NaN elsewhere. Needs
+            ``"activation_patching"`` among the estimators.
+        device: Where to load the model, when ``model`` is a name.
+        dtype: In what precision to load it, when ``model`` is a name.
 
     Returns:
-        Variables ``[prompt, component]``: one per estimator and ``delta_norm``; per prompt ``base``,
-        ``other``, ``clean``, ``corrupted``, ``answer``, ``n_tokens``, ``n_run`` (positions that had
-        to be run); coordinates ``label`` and ``layer`` per component, and ``head`` for heads.
+        Variables ``[prompt, component]``: one per estimator and ``delta_norm``; per prompt
+        ``base``, ``other``, ``clean``, ``corrupted``, ``answer``, ``n_tokens``, ``n_run`` (tokens
+        from the first difference on) and ``seconds``; coordinates ``label`` and ``layer`` per component, and ``head`` for heads.
 
     Raises:
         ValueError: Unknown names, or prompts whose components do not line up.
@@ -109,7 +109,7 @@ def _lacking(done: xr.Dataset | None, estimators: Sequence[str], n_prompts: int)
 
 
 def _has(prompts: xr.Dataset, estimator: str) -> bool:
-    """A computed result is never NaN for every component (`PatchedMetric` refuses NaN)."""
+    """A computed result is never NaN for every component (``PatchedMetric`` refuses NaN)."""
     return estimator in prompts and bool(prompts[estimator].notnull().any("component").all())
 
 
@@ -199,7 +199,7 @@ def _one_prompt(
 
 
 class _Remembered:
-    """`along_axes` of one PatchedMetric that computes no point of any axis twice.
+    """``along_axes`` of one PatchedMetric that computes no point of any axis twice.
 
     Estimators meet at the same points: MS-HVP of 2, 4 and 10 steps all need t = 1/2.
     """
@@ -293,9 +293,7 @@ def _write(done: xr.Dataset, path: Path) -> None:
     # Written beside its place and renamed: a reader sees the old file or the new one, whole.
     scratch = path.with_suffix(".writing")
     numeric = [name for name in done.data_vars if done[name].dtype.kind == "f"]
-    done.to_netcdf(
-        scratch, engine="h5netcdf", encoding={name: {"zlib": True} for name in numeric}
-    )
+    done.to_netcdf(scratch, engine="h5netcdf", encoding={name: {"zlib": True} for name in numeric})
     scratch.replace(path)
 
 

@@ -258,7 +258,8 @@ def _one_token(text: str, which: str, model: Any) -> int:
     hint = "Choose an answer that is one token, or give the id of the token to score."
     spaced = model.to_tokens(f" {text.lstrip()}", prepend_bos=False, truncate=False)[0]
     if len(spaced) == 1:
-        hint = f"With one leading space, {' ' + text.lstrip()!r}, it is one token; so are most words mid-text."
+        spelled = f" {text.lstrip()}"
+        hint = f"With one leading space, {spelled!r}, it is one token, like most words mid-text."
     raise ValueError(
         f"{which} {text!r} is {len(ids)} tokens in this model, "
         f"{'|'.join(_str_tokens(ids, model))}, but the metric scores exactly one next token. {hint}"

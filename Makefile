@@ -1,0 +1,89 @@
+# Everything is run from here; `make` alone lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup book site serve test lint unit notebooks-check site-clean browser bench sweeps clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+MODEL ?= smollm2-135m
+DEVICE ?= auto
+FORCE ?=
+PORT ?= 8000
+
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.installed
+BUILD := $(BIN)/jb build . -n -W --keep-going
+
+# A run with another model or device has a folder of its own, and a copy of the book to go with it.
+RUN :=
+ifneq ($(MODEL) $(DEVICE),smollm2-135m auto)
+RUN := _build/runs/$(subst /,--,$(MODEL))$(if $(filter-out auto,$(DEVICE)),-$(DEVICE))
+endif
+
+# $(call step,name,command): run a command and print how long it took
+step = @printf '\n== %s\n' '$(1)'; start=$$SECONDS; $(2) || exit 1; \
+	printf '== %s: %d s\n' '$(1)' "$$((SECONDS - start))"
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@echo 'Options: MODEL=$(MODEL) DEVICE=$(DEVICE) FORCE=1 (run up-to-date chapters too) PORT=$(PORT)'
+
+setup: $(READY) ## create .venv with the exact versions of constraints.txt
+
+$(READY): requirements.txt requirements-nodeps.txt constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.txt -c constraints.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements-nodeps.txt -c constraints.txt
+	$(BIN)/pip install --quiet --no-deps -e .
+	touch $@
+
+book: $(READY) ## execute the chapters that are out of date, then build the site
+	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) \
+		$(if $(RUN),--out $(RUN)) $(if $(FORCE),--force)
+ifeq ($(RUN),)
+	@$(MAKE) --no-print-directory site
+else
+	rm -rf $(RUN)/site
+	mkdir -p $(RUN)/site/notebooks
+	cp -r _config.yml _toc.yml book $(wildcard benchmarks) $(RUN)/site
+	cp $(RUN)/*.ipynb $(RUN)/site/notebooks
+	cd $(RUN)/site && $(BUILD)
+	@echo 'Built from the notebooks in $(RUN); those in notebooks/ are untouched.'
+	@echo 'Open file://$(CURDIR)/$(RUN)/site/_build/html/index.html'
+endif
+
+site: $(READY) ## build the site from the committed notebooks, without executing anything
+	$(BUILD)
+	@echo 'Open file://$(CURDIR)/_build/html/index.html'
+
+serve: ## show the built site at http://127.0.0.1:PORT
+	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+test: lint unit notebooks-check site-clean browser ## lint, unit tests, notebooks, strict site build, browser
+
+lint: $(READY) ## check style and format
+	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+
+unit: $(READY) ## run the unit tests
+	$(call step,unit tests,$(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser')
+
+notebooks-check: $(READY) ## execute the committed notebooks again; no cell may fail
+	$(call step,notebooks,$(BIN)/pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=600 notebooks/*.ipynb)
+
+site-clean: $(READY) ## build the site from nothing; every warning is an error
+	$(call step,site,rm -rf _build/html _build/.doctrees && $(BUILD))
+
+browser: $(READY) ## open every built page in headless Chromium
+	$(call step,browser,$(BIN)/pytest -q -n 2 -m browser tests/test_book.py)
+
+bench: $(READY) ## measure the speed of the package; writes benchmarks/results.json
+	$(BIN)/python benchmarks/run.py
+
+sweeps: $(READY) ## compute the stored sweeps that the notebooks read (hours; resumes)
+	$(BIN)/python tools/run_sweeps.py
+
+clean: ## remove what was built (not .venv, not the committed notebooks)
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,260 @@
+"""The committed chapters are what their sources say, and are fit to be published."""
+
+import ast
+import re
+import shutil
+import sys
+
+import jupytext
+import nbformat
+import pytest
+import recorded_tables
+import run_notebooks
+from typer.testing import CliRunner
+
+import hvp_utils
+
+ROOT = run_notebooks.ROOT
+SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+MAX_SECONDS = 180
+LIBRARIES = {
+    *sys.stdlib_module_names,
+    *("captum", "curvlinops", "einops", "jaxtyping", "matplotlib", "numpy", "pandas", "scipy"),
+    *("seaborn", "torch", "tqdm", "transformer_lens", "transformers", "xarray", "IPython"),
+}
+
+each_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def executed(source):
+    target = source.with_suffix(".ipynb")
+    assert target.exists(), f"{source.name} was never executed: run `make book`"
+    return nbformat.read(target, as_version=4)
+
+
+def outputs(nb):
+    return [
+        (number, cell, output)
+        for number, cell in enumerate(nb.cells, start=1)
+        for output in cell.get("outputs", [])
+    ]
+
+
+def is_figure(output):
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
+
+
+def test_every_notebook_has_a_source():
+    assert SOURCES
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks == {source.stem for source in SOURCES}
+
+
+@each_chapter
+def test_is_not_stale(source):
+    reason = run_notebooks.out_of_date(source, source.with_suffix(".ipynb"), check_package=False)
+    assert not reason, f"{reason}: run `make book`"
+
+
+@each_chapter
+def test_cells_equal_the_source(source):
+    def content(nb):
+        return [(cell.cell_type, cell.source, cell.metadata) for cell in nb.cells]
+
+    assert content(executed(source)) == content(jupytext.read(source))
+
+
+@each_chapter
+def test_every_cell_ran(source):
+    nb = executed(source)
+    counts = [c.execution_count for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    assert [n for n, _, output in outputs(nb) if output.output_type == "error"] == []
+
+
+@each_chapter
+def test_ran_with_the_default_model_in_time(source):
+    run = executed(source).metadata["hvp_book"]
+    assert run["seconds"] <= MAX_SECONDS
+    assert run["model"] == run_notebooks.DEFAULT_MODEL
+
+
+@each_chapter
+def test_parameters_cell(source):
+    tagged = [c for c in executed(source).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1, "papermill needs exactly one cell tagged `parameters`"
+    values = {}
+    exec(tagged[0].source, values)
+    assert values["model_name"] == run_notebooks.DEFAULT_MODEL
+    assert values["device"] is None
+
+
+@each_chapter
+def test_outputs_show_no_noise(source):
+    nb = executed(source)
+    assert run_notebooks.local_paths(nb) == []
+    for number, _, output in outputs(nb):
+        for text in run_notebooks.texts(output):
+            assert "Traceback (most recent call last)" not in text, f"cell {number}"
+            assert not re.search(r" at 0x[0-9a-f]{6,}", text), f"cell {number} shows an address"
+
+
+@each_chapter
+def test_figures_have_alt_text(source):
+    for number, cell, output in outputs(executed(source)):
+        if is_figure(output):
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt.split()) >= 3, f"cell {number}: say in mystnb.image.alt what it shows"
+
+
+@each_chapter
+def test_imports_only_public_names(source):
+    # Lines that start with ! or % are for IPython; Python cannot parse them.
+    text = re.sub(r"^(\s*)[!%].*$", r"\1pass", source.read_text(), flags=re.MULTILINE)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules, names = [alias.name for alias in node.names], []
+        elif isinstance(node, ast.ImportFrom):
+            modules, names = [node.module or "."], [alias.name for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            assert module == "hvp_utils" or module.split(".")[0] in LIBRARIES, module
+        if "hvp_utils" in modules:
+            assert set(names) <= set(hvp_utils.__all__)
+
+
+@each_chapter
+def test_links_point_to_the_configured_repository(source):
+    config = (ROOT / "_config.yml").read_text()
+    url = re.search(r"^repository:\n  url: (\S+)$", config, re.MULTILINE).group(1)
+    owner, name = url.split("/")[-2:]
+    for found in re.findall(rf"github\.com/([\w-]+)/{name}", source.read_text()):
+        assert found == owner
+
+
+# The tool that executes them, on notebooks of a few lines.
+
+PASSING = """\
+# %% [markdown]
+# # A title
+
+# %% tags=["parameters"]
+model_name = "smollm2-135m"
+device = None
+
+# %%
+import sys
+from tqdm import tqdm
+
+for _ in tqdm(range(3)):
+    pass
+print("a warning", file=sys.stderr)
+model_name, device
+"""
+FAILING = PASSING + "\n# %%\n# the reason\nprint(1 / 0)\n"
+
+
+def run_tool(*arguments):
+    return CliRunner().invoke(run_notebooks.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def passing(tmp_path_factory):
+    source = tmp_path_factory.mktemp("passing") / "01_passing.py"
+    source.write_text(PASSING)
+    result = run_tool(source)
+    assert result.exit_code == 0, result.output
+    return source
+
+
+@pytest.fixture
+def copied(passing, tmp_path):
+    for file in passing.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    return tmp_path / passing.name
+
+
+def test_tool_writes_the_source_with_outputs(passing):
+    test_cells_equal_the_source(passing)
+    test_every_cell_ran(passing)
+    nb = executed(passing)
+    assert [(o.get("text"), o.get("data")) for _, _, o in outputs(nb)] == [
+        ("a warning\n", None),
+        (None, {"text/plain": "('smollm2-135m', None)"}),
+    ]
+    run = nb.metadata["hvp_book"]
+    assert set(run) >= {"date", "seconds", "revision", "dtype", "versions", "hardware"}
+    assert {path.name for path in passing.parent.iterdir()} == {"01_passing.py", "01_passing.ipynb"}
+
+
+def test_tool_passes_parameters_on(passing, tmp_path):
+    assert run_tool(passing, "--model", "gpt2").exit_code == 2  # it would replace the default run
+    result = run_tool(passing, "--model", "gpt2", "--device", "cpu", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    nb = nbformat.read(tmp_path / "01_passing.ipynb", as_version=4)
+    assert nb.cells[-1].outputs[-1].data["text/plain"] == "('gpt2', 'cpu')"
+    assert nb.metadata["hvp_book"]["model"] == "gpt2"
+
+
+def test_changed_source_is_stale(copied):
+    test_is_not_stale(copied)
+    assert run_tool(copied, "--check").exit_code == 0
+    copied.write_text(PASSING.replace("A title", "Another title"))
+    with pytest.raises(AssertionError, match="its source changed"):
+        test_is_not_stale(copied)
+    result = run_tool(copied, "--check")
+    assert result.exit_code == 1
+    assert "01_passing: its source changed" in result.output
+
+
+def test_changed_package_is_out_of_date(copied, monkeypatch):
+    monkeypatch.setattr(run_notebooks, "package_hash", lambda: "another")
+    assert run_notebooks.out_of_date(copied, copied.with_suffix(".ipynb")) == "hvp_utils changed"
+    test_is_not_stale(copied)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FAILING, "cell 4 of 4 failed\n    # the reason\n    print(1 / 0)\nZeroDivisionError: "),
+        ("# %%\nimport os\nos._exit(1)\n", "cell 1 of 1 failed\n    import os\n"),
+        ("# %%\nprint('in /home/someone/book')\n", "cell 1 shows the local path '/home'"),
+    ],
+    ids=["error", "dead kernel", "local path"],
+)
+def test_failing_notebook_leaves_the_old_one(copied, text, message):
+    target = copied.with_suffix(".ipynb")
+    before = target.read_bytes()
+    copied.write_text(text)
+    result = run_tool(copied)
+    assert result.exit_code == 1
+    assert f"01_passing: {message}" in result.output
+    assert target.read_bytes() == before
+    assert sorted(copied.parent.iterdir()) == [target, copied]
+
+
+# The tables of the status and benchmark pages.
+
+
+def test_status_table(copied, tmp_path):
+    folder = tmp_path / "book" / "notebooks"
+    folder.mkdir(parents=True)
+    shutil.copy(copied.with_suffix(".ipynb"), folder)
+    markdown, files = recorded_tables.notebook_status(tmp_path / "book")
+    assert files == [folder / "01_passing.ipynb"]
+    assert re.search(r"\| \[\]\(/notebooks/01_passing\) \| \d+ s \| \d{4}-\d\d-\d\d ", markdown)
+    assert "| smollm2-135m |" in markdown
+    assert "| torch | " in markdown
+
+
+def test_benchmark_table(tmp_path):
+    assert "No benchmark has been recorded" in recorded_tables.benchmark_results(tmp_path)[0]
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "results.json").write_text(
+        '{"machine": {"cores": 2}, "rows": [{"name": "a", "what": "b", "seconds": 1.5,'
+        ' "ratio": 2.5, "target": "at least 2", "note": null}]}'
+    )
+    markdown, _ = recorded_tables.benchmark_results(tmp_path)
+    assert "| a | b | 1.5 s | 2.5× | at least 2 |  |" in markdown
+    assert "cores: 2" in markdown

@@ -1,0 +1,288 @@
+r"""Execute the chapters: notebooks/NN_name.py (the source) becomes notebooks/NN_name.ipynb.
+
+A chapter runs only when it is out of date: its source or the hvp_utils package changed since the
+run that its .ipynb records. The new .ipynb replaces the old one when the whole chapter has run
+without an error, so a failure leaves the old one as it was.
+
+With another --model or --device, give another --out: the .ipynb files beside the sources are the
+published ones and always hold a run with the defaults.
+
+    \b
+    python tools/run_notebooks.py                          # every chapter that is out of date
+    python tools/run_notebooks.py notebooks/01_one_head.py --force
+    python tools/run_notebooks.py --check                  # run nothing, list what is out of date
+    python tools/run_notebooks.py --model gpt2 --out _build/runs/gpt2
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import jupytext
+import nbformat
+import papermill
+import psutil
+import typer
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_MODEL = "smollm2-135m"
+PACKAGES = ("torch", "transformers", "transformer_lens", "hvp_utils")
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+_HOMES = [re.escape(str(p)) for p in (ROOT, Path.home()) if p != p.parent]
+LOCAL_PATH = re.compile(
+    rf"(?<![\w.])(?:{'|'.join(_HOMES)}|/(?:home|root|Users|tmp|var/folders)\b|[A-Z]:\\Users)(?!\w)"
+)
+PROGRESS_BAR = re.compile(r"\d+%\||\d+it \[|(?:it/s|s/it)\b")
+
+
+class NotebookError(Exception):
+    """A chapter could not be executed, or its outputs cannot be published."""
+
+
+def source_hash(source: Path) -> str:
+    """Return the sha256 of a chapter's .py text (the same with any line ending)."""
+    return hashlib.sha256(source.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+def package_hash(package: Path = ROOT / "hvp_utils") -> str:
+    """Return one sha256 over the names and texts of all the package's modules."""
+    files = sorted(package.rglob("*.py"))
+    lines = [f"{f.relative_to(package).as_posix()} {source_hash(f)}" for f in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def out_of_date(source: Path, target: Path, check_package: bool = True) -> str:
+    """Return why `target` does not show what `source` would give, or "" when it does."""
+    if not target.exists():
+        return "never executed"
+    recorded = nbformat.read(target, as_version=4).metadata.get("hvp_book", {})
+    if recorded.get("source_sha256") != source_hash(source):
+        return "its source changed"
+    if check_package and recorded.get("package_sha256") != package_hash():
+        return "hvp_utils changed"
+    return ""
+
+
+def convert(source: Path) -> nbformat.NotebookNode:
+    """Return the notebook that jupytext makes of a .py, with cell ids that do not vary."""
+    nb = jupytext.read(source)
+    nb.metadata = nbformat.from_dict({"kernelspec": KERNEL})
+    for number, cell in enumerate(nb.cells):
+        cell["id"] = f"cell-{number:02d}"
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    return nb
+
+
+def texts(output: dict) -> list[str]:
+    """Return every text that a reader can see in an output (base64 images are not text)."""
+    data = [v for k, v in output.get("data", {}).items() if k.startswith(("text/", "image/svg"))]
+    return [output.get("text", ""), "\n".join(output.get("traceback", [])), *map(str, data)]
+
+
+def is_noise(output: dict) -> bool:
+    """Tell whether an output is a widget or a stream with nothing left in it."""
+    if output.output_type == "stream":
+        return not output.text.strip()
+    return any("jupyter.widget" in kind for kind in output.get("data", {}))
+
+
+def tidy(nb: nbformat.NotebookNode) -> None:
+    """Remove what belongs to the run and not to the reader: progress bars, widgets, timings."""
+    nb.metadata.pop("papermill", None)
+    nb.metadata.pop("widgets", None)
+    for cell in nb.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:  # papermill gives every cell a list of tags
+            del cell.metadata["tags"]
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                lines = output.text.splitlines()
+                kept = [line for line in lines if line.strip() and not PROGRESS_BAR.search(line)]
+                output.text = "".join(line + "\n" for line in kept)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_noise(output)]
+
+
+def local_paths(nb: nbformat.NotebookNode) -> list[str]:
+    """Return one line for every output that shows a path of the machine it ran on."""
+    return [
+        f"cell {number} shows the local path {match.group()!r}"
+        for number, cell in enumerate(nb.cells, start=1)
+        for output in cell.get("outputs", [])
+        for text in texts(output)
+        if (match := LOCAL_PATH.search(text))
+    ]
+
+
+def processor_name() -> str:
+    """Return the processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if match:
+            return match.group(1).strip()
+    return platform.processor() or platform.machine()
+
+
+def revision(source: Path) -> str:
+    """Return the git commit, "+dirty" if the chapter or hvp_utils differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "hvp_utils", str(source.resolve()))
+        commit = git("rev-parse", "--verify", "--quiet", "HEAD") or "uncommitted"
+    except FileNotFoundError:  # no git on this machine
+        return "unknown"
+    return commit + "+dirty" * bool(changed)
+
+
+def provenance(source: Path, model: str, device: str, seconds: float) -> dict:
+    """Return what the status page tells about a run."""
+    import torch  # slow to import, and not needed for --help or --check
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "source_sha256": source_hash(source),
+        "package_sha256": package_hash(),
+        "revision": revision(source),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": round(seconds, 1),
+        "model": model,
+        "device": ("cpu" if gpu == "none" else "cuda") if device == "auto" else device,
+        "dtype": "float32",  # second derivatives need it, so load_model's default is never changed
+        "hardware": {
+            "cpu": processor_name(),
+            "cores": os.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9),
+            "gpu": gpu,
+        },
+        "versions": versions,
+    }
+
+
+def failure(source: Path, nb: nbformat.NotebookNode, error: Exception) -> NotebookError:
+    """Return an error that names the chapter, the cell that failed, its first lines and why.
+
+    Args:
+        source: the chapter's .py.
+        nb: the notebook as far as papermill got with it.
+        error: papermill's own (a cell raised), or a dead kernel or a timeout.
+    """
+    # On an error papermill inserts cells of its own that point to the place: leave those out.
+    cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
+    begun = [n for n, c in enumerate(cells) if c.metadata.get("papermill", {}).get("start_time")]
+    number = begun[-1] if begun else 0
+    lines = "\n".join("    " + line for line in cells[number].source.splitlines()[:5])
+    reason = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else repr(error)
+    return NotebookError(
+        f"{source.stem}: cell {number + 1} of {len(cells)} failed\n{lines}\n{reason}"
+    )
+
+
+def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str = "auto") -> None:
+    """Run one chapter and write its .ipynb.
+
+    Args:
+        source: the chapter's .py, in jupytext's py:percent format.
+        target: the .ipynb to write. It is replaced only when everything went well.
+        model: what the chapter's `model_name` becomes.
+        device: what the chapter's `device` becomes; "auto" leaves it None.
+
+    Raises:
+        NotebookError: if a cell fails, or an output shows a local path.
+    """
+    # No parameters when they are the defaults, so that nothing is injected into the notebook.
+    parameters = {}
+    if (model, device) != (DEFAULT_MODEL, "auto"):
+        parameters = {"model_name": model, "device": None if device == "auto" else device}
+    with tempfile.TemporaryDirectory() as folder:
+        fresh, done = Path(folder, "fresh.ipynb"), Path(folder, "done.ipynb")
+        nbformat.write(convert(source), fresh)
+        start = time.perf_counter()
+        try:
+            papermill.execute_notebook(
+                fresh,
+                done,
+                parameters,
+                cwd=source.parent,
+                progress_bar={"desc": source.stem, "leave": False},
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
+        except Exception as error:  # papermill's own, a dead kernel or a timeout
+            nb = nbformat.read(done if done.exists() else fresh, as_version=4)
+            raise failure(source, nb, error) from error
+        seconds = time.perf_counter() - start
+        nb = nbformat.read(done, as_version=4)
+    tidy(nb)
+    if found := local_paths(nb):
+        raise NotebookError(f"{source.stem}: " + "; ".join(found))
+    nb.metadata["hvp_book"] = provenance(source, model, device, seconds)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".ipynb.tmp")
+    nbformat.write(nb, temporary)
+    temporary.replace(target)
+
+
+@app.command(help=__doc__.replace(r"\b", "\b"))
+def main(
+    notebooks: Annotated[
+        list[Path] | None, typer.Argument(help="Sources (.py). [default: every chapter]")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The model the chapters load.")] = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the .ipynb. [default: beside the sources]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also run what is up to date.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing; fail if out of date.")
+    ] = False,
+) -> None:
+    """Run what the command line asks for."""
+    sources = notebooks or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+    if (model, device) != (DEFAULT_MODEL, "auto") and out is None:
+        raise typer.BadParameter("another model or device needs --out; see --help")
+    targets = {source: (out or source.parent) / f"{source.stem}.ipynb" for source in sources}
+    reasons = {source: out_of_date(source, target) for source, target in targets.items()}
+    todo = [source for source in sources if force or reasons[source]]
+    for source in todo:
+        print(f"{source.stem}: {reasons[source] or 'forced'}")
+    if check:
+        raise typer.Exit(1 if todo else 0)
+    bar = tqdm(todo, desc="chapters", unit="chapter", disable=not todo)
+    for source in bar:
+        bar.set_postfix_str(source.stem)
+        try:
+            execute(source, targets[source], model, device)
+        except NotebookError as error:
+            bar.close()
+            print(f"\n{error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+    print(f"chapters executed: {len(todo)}, already up to date: {len(sources) - len(todo)}")
+
+
+if __name__ == "__main__":
+    app()
