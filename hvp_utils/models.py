@@ -8,6 +8,7 @@ internal activations carry TransformerLens hook names. ``load_model`` makes one 
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.metadata
 import importlib.util
@@ -24,6 +25,10 @@ import torch
 import transformers
 from huggingface_hub import errors as hub_errors
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.model_bridge.sources.transformers import (
+    determine_architecture_from_hf_config,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 __all__ = ["MODELS", "ModelOrigin", "as_bridge", "load_model", "model_origin"]
@@ -178,7 +183,19 @@ def _boot(hf_model: PreTrainedModel, tokenizer) -> TransformerBridge:
     name = getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
     if not hf_model.config.architectures:  # GGUF files do not say; the bridge needs to know
         hf_model.config.architectures = [type(hf_model).__name__]
-    return TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer)
+    if tokenizer is None:  # boot_transformers would search the hub for one of the model's name
+        hf_model.set_attn_implementation("eager")
+        config = copy.deepcopy(hf_model.config)
+        architecture = determine_architecture_from_hf_config(config)
+        return build_bridge_from_module(hf_model, architecture, hf_config=config, model_name=name)
+    # Unless told, the bridge notes down float32, and the first GPU even for a model on the CPU.
+    return TransformerBridge.boot_transformers(
+        name,
+        hf_model=hf_model,
+        tokenizer=tokenizer,
+        device=hf_model.device,
+        dtype=hf_model.dtype,
+    )
 
 
 def _resolve_device(device: str | torch.device | None) -> torch.device:

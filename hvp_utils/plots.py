@@ -231,7 +231,7 @@ def estimate_vs_truth(
 def scaling(
     x: ArrayLike,
     curves: Mapping[str, ArrayLike],
-    slopes: Mapping[str, float] | None = None,
+    slopes: Mapping[str, tuple[float, float]] | None = None,
     xlabel: str = "",
     ylabel: str = "",
     title: str = "",
@@ -242,8 +242,8 @@ def scaling(
     Args:
         x: Abscissae, positive.
         curves: Ordinates by label, positive; ``[curves, x]`` entries that are 0 are left out.
-        slopes: Slope of a thin reference line for some of the labels; it passes through the
-            curve's value at the largest x.
+        slopes: For some of the labels, the slope of a thin reference line and the x at which it
+            touches the curve.
         xlabel: Label with unit.
         ylabel: Label with unit.
         title: What the figure says.
@@ -258,8 +258,9 @@ def scaling(
         shown = y > 0
         ax.plot(x[shown], y[shown], color=colour, marker=marker, markersize=5, label=label)
         if slopes and label in slopes:
-            at = np.argmax(np.where(shown, x, -np.inf))
-            guide = y[at] * (x / x[at]) ** slopes[label]
+            slope, touching = slopes[label]
+            at = np.abs(x - touching).argmin()
+            guide = y[at] * (x / x[at]) ** slope
             ax.plot(
                 x,
                 guide,
@@ -267,7 +268,7 @@ def scaling(
                 linewidth=0.9,
                 linestyle=":",
                 zorder=0,
-                label=f"slope {slopes[label]:g}",
+                label=f"slope {slope:g}",
             )
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
     ax.legend()

@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformer_lens.model_bridge import TransformerBridge
 
-__all__ = ["SuffixRun"]
+__all__ = ["SuffixRun", "full_precision"]
 
 Patch = Callable[[Tensor], Tensor]
 
@@ -45,7 +46,7 @@ class SuffixRun:
         self._points = bridge.hook_dict
         self._prefix = None
         self._resid: list[Tensor | None] = [None] * bridge.cfg.n_layers
-        with torch.no_grad(), full_float32_precision():
+        with torch.no_grad(), self._precision():
             if start_pos:
                 out = self._model(tokens[None, :start_pos], use_cache=True, logits_to_keep=1)
                 self._prefix = out.past_key_values
@@ -84,7 +85,7 @@ class SuffixRun:
             rows: Number of copies run together.
             start_layer: The blocks below it are skipped.
         """
-        with self._skipping(start_layer, rows), self._hooked(patches), full_float32_precision():
+        with self._skipping(start_layer, rows), self._hooked(patches), self._precision():
             out = self._model(
                 self.suffix.expand(rows, -1),
                 past_key_values=self._expanded_prefix(rows),
@@ -92,6 +93,9 @@ class SuffixRun:
                 logits_to_keep=1,
             )
         return out.logits[:, -1]
+
+    def _precision(self):
+        return full_precision(self.bridge.cfg.dtype)
 
     def _expanded_prefix(self, rows: int):
         """The prefix cache, repeated without copying; each run gets its own to append to."""
@@ -148,11 +152,30 @@ def _contiguous_input(module, args):
 
 
 @contextlib.contextmanager
-def full_float32_precision() -> Iterator[None]:
-    """No TF32 inside: ten bits of mantissa are too few for differences of nearly equal runs."""
+def full_precision(dtype: torch.dtype) -> Iterator[None]:
+    """Arithmetic in the precision that the model was loaded in, throughout.
+
+    In float32 this means no TF32: ten bits of mantissa are too few for differences of nearly equal
+    runs. In float64 it means no detour through float32, which transformers writes into its norms
+    and softmaxes for the sake of half-precision models, and which would cost a float64 model half
+    of its digits.
+    """
     before = torch.get_float32_matmul_precision()
+    detours = _Float64Throughout() if dtype == torch.float64 else contextlib.nullcontext()
     try:
         torch.set_float32_matmul_precision("highest")
-        yield
+        with detours:
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+class _Float64Throughout(TorchFunctionMode):
+    """Where code says float32, read float64."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.float:
+            function = Tensor.double
+        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        kwargs = {k: torch.float64 if a is torch.float32 else a for k, a in (kwargs or {}).items()}
+        return function(*args, **kwargs)

@@ -161,7 +161,7 @@ relative = {
 ax = plots.scaling(
     steps,
     relative,
-    {"finite differences (float64)": 2},
+    {"finite differences (float64)": (2, 1e-2)},
     xlabel="step of the finite difference   (1: the whole patch)",
     ylabel="relative error of Hv",
     title="In float32 a finite difference keeps few digits, whatever its step",

@@ -46,7 +46,8 @@ def notebook_status(root: Path) -> tuple[str, list[Path]]:
                 run["device"],
                 run["dtype"],
                 str(machines.index(machine) + 1),
-                f"`{run['revision'].split('+')[0][:11]}`" + " + changes" * run["revision"].endswith("+dirty"),
+                f"`{run['revision'].split('+')[0][:11]}`"
+                + " + changes" * run["revision"].endswith("+dirty"),
             ]
         )
     header = ["Chapter", "Run time", "Executed", "Model", "Device", "dtype", "Machine", "Revision"]
