@@ -14,6 +14,8 @@ PORT ?= 8000
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.installed
 BUILD := $(BIN)/jb build . -n -W --keep-going
+# Two test processes share two cores better with a thread each than with two.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 # A run with another model or device has a folder of its own, and a copy of the book to go with it.
 RUN :=
@@ -42,6 +44,7 @@ book: $(READY) ## execute the chapters that are out of date, then build the site
 	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) \
 		$(if $(RUN),--out $(RUN)) $(if $(FORCE),--force)
 ifeq ($(RUN),)
+	$(BIN)/python tools/main_figure.py
 	@$(MAKE) --no-print-directory site
 else
 	rm -rf $(RUN)/site
@@ -66,10 +69,10 @@ lint: $(READY) ## check style and format
 	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 
 unit: $(READY) ## run the unit tests
-	$(call step,unit tests,$(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser')
+	$(call step,unit tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser')
 
 notebooks-check: $(READY) ## execute the committed notebooks again; no cell may fail
-	$(call step,notebooks,$(BIN)/pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
+	$(call step,notebooks,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=600 notebooks/*.ipynb)
 
 site-clean: $(READY) ## build the site from nothing; every warning is an error

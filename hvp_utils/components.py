@@ -100,8 +100,8 @@ def find_sites(
         components: ``"heads"`` (``hook_z``, the head outputs before the output projection),
             ``"mlp_out"``, ``"resid"`` (``hook_resid_post``, one component per layer and position),
             ``"neurons_pre"`` or ``"neurons_post"`` (before and after the activation function). A
-            neuron kind followed by ``:k``, such as ``"neurons_pre:256"``, takes k neurons per layer,
-            drawn without replacement.
+            neuron kind followed by a number, such as ``"neurons_pre:256"``, takes that many
+            neurons of each layer, drawn without replacement.
         positions: Positions that the two prompts can differ at; ``"resid"`` lists only these.
         seed: Seed of the draw.
 

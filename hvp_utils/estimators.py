@@ -1,7 +1,7 @@
 """Estimators of what patching one component does: each a short rule on M(alpha).
 
-All take a ``PatchedMetric`` and return one number per component, in the order of its ``labels``: the
-estimated change of the metric when that component alone is patched, g_c(1) - g_c(0). Given
+All take a ``PatchedMetric`` and return one number per component, in the order of its ``labels``:
+the estimated change of the metric when that component alone is patched, g_c(1) - g_c(0). Given
 ``components`` (indices), they work only on those and return one number for each.
 """
 
@@ -83,7 +83,7 @@ def ms_hvp(
     return steps.reshape(n_steps, len(which)).sum(0)
 
 
-#: Estimators by name, and the parameter that a number after the name sets, as in `"ms_hvp:5"`.
+#: Estimators by name, and the parameter that a number after the name sets, as in ``"ms_hvp:5"``.
 ESTIMATORS: dict[str, tuple[Callable[..., Tensor], str | None]] = {
     "activation_patching": (activation_patching, None),
     "attribution_patching": (attribution_patching, None),

@@ -1,8 +1,7 @@
 """Loading language models as frozen TransformerLens bridges.
 
-Everything in this package works on a
-`TransformerBridge <https://transformerlensorg.github.io/TransformerLens/>`_: a Hugging Face model whose
-internal activations carry TransformerLens hook names. ``load_model`` makes one from a name,
+Everything in this package works on a ``TransformerBridge`` of TransformerLens: a Hugging Face
+model whose internal activations carry hook names. ``load_model`` makes one from a name,
 ``as_bridge`` from a model you already have.
 """
 
@@ -256,7 +255,7 @@ def _from_folder(folder: Path, dtype: torch.dtype):
 
 
 def _convert_gguf(source: Path, file: str, target: Path) -> None:
-    """Dequantise a GGUF file once and keep it as safetensors, which loads in well under a second."""
+    """Dequantise a GGUF file once and keep it as safetensors, which loads far faster."""
     with _quiet_transformers():
         quantised = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=file, dtype=torch.float32

@@ -7,8 +7,8 @@ a_c + delta_c in the *other* run. With patch strengths alpha in R^n,
 
 On an axis nothing upstream of c changes, so M(t e_c) is the metric with component c set to
 a_c + t delta_c. Writing g_c(t) = M(t e_c), activation patching is g_c(1) - g_c(0), attribution
-patching g_c'(0), the quadratic form delta^T H delta of the paper g_c''(0), and the Hessian of M at 0
-holds the interactions between components off its diagonal.
+patching g_c'(0), the quadratic form delta^T H delta of the paper g_c''(0), and the Hessian of M at
+0 holds the interactions between components off its diagonal.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class PatchedMetric:
         model: A ``TransformerBridge`` or a Hugging Face causal language model.
         pair: The two prompts and the metric.
         components: What is patched; see ``hvp_utils.components.find_sites``.
-        direction: ``"denoising"`` takes the corrupted run as base and patches towards the clean one;
-            ``"noising"`` is the reverse.
+        direction: ``"denoising"`` takes the corrupted run as base and patches towards the clean
+            one; ``"noising"`` is the reverse.
         batch_size: Patched copies of the prompt run together. By default chosen for the device. It
             halves by itself when memory runs out, and never changes the result beyond rounding.
         seed: Seed for sampled components.
@@ -259,7 +259,7 @@ class PatchedMetric:
         return self._metric_with(strengths, len(alpha))
 
     def _metric_with(self, strengths: dict[int, Tensor], rows: int) -> Float[Tensor, " rows"]:
-        """The metric of ``rows`` runs, given the patch strengths ``[rows, n_i]`` at some sites i."""
+        """The metric of ``rows`` runs, given patch strengths ``[rows, n_i]`` at some sites i."""
 
         def patch(i: int) -> Callable[[Tensor], Tensor]:
             site, delta = self.sites[i], self._deltas[i]
@@ -303,7 +303,7 @@ class PatchedMetric:
     def _checked(self, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():
             raise ValueError(
-                f"The metric {self.pair.metric!r} of the pair {self.pair.name or self.pair.clean!r} "
+                f"The metric {self.pair.metric!r} of {self.pair.name or self.pair.clean!r} "
                 "is not finite (NaN or infinite). Check the metric, and the model's dtype: half "
                 "precision overflows easily."
             )

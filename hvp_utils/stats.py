@@ -91,7 +91,7 @@ def top_k_relative_error(
 def top_k_overlap(
     estimate: ArrayLike, truth: ArrayLike, k: int = 5
 ) -> float | Float[ndarray, " prompts"]:
-    """Share of the k largest |true effects| that are among the k largest |estimates|, 0 to 1."""
+    """Share of the k largest true effects among the k largest estimates, by magnitude, 0 to 1."""
     estimate, truth = _pair(estimate, truth, k)
     if np.isnan(estimate).any():
         raise ValueError("The estimates contain NaN.")

@@ -95,7 +95,7 @@ class SuffixRun:
         return out.logits[:, -1]
 
     def _precision(self):
-        return full_precision(self.bridge.cfg.dtype)
+        return full_precision(self._model.dtype)
 
     def _expanded_prefix(self, rows: int):
         """The prefix cache, repeated without copying; each run gets its own to append to."""

@@ -1,9 +1,9 @@
 """Many prompts, many estimators, one store.
 
 A sweep is an ``xarray.Dataset`` with dimensions ``prompt`` and ``component`` and one variable per
-estimator, kept in a netCDF file whose attributes say where every number comes from. ``sweep`` computes
-only what its store lacks, one prompt at a time, and rewrites the file after each: killed and started
-again, it loses at most the prompt in flight.
+estimator, kept in a netCDF file whose attributes say where every number comes from. ``sweep``
+computes only what its store lacks, one prompt at a time, and rewrites the file after each: killed
+and started again, it loses at most the prompt in flight.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def sweep(
     Returns:
         Variables ``[prompt, component]``: one per estimator and ``delta_norm``; per prompt
         ``base``, ``other``, ``clean``, ``corrupted``, ``answer``, ``n_tokens``, ``n_run`` (tokens
-        from the first difference on) and ``seconds``; coordinates ``label`` and ``layer`` per component, and ``head`` for heads.
+        from the first difference on) and ``seconds``; coordinates ``label`` and ``layer`` per
+        component, and ``head`` for heads.
 
     Raises:
         ValueError: Unknown names, or prompts whose components do not line up.
@@ -91,7 +92,7 @@ def sweep(
         "direction": direction,
         "components": components,
         "top": top or 0,
-        "dtype": str(dtype if bridge is None else bridge.cfg.dtype).removeprefix("torch."),
+        "dtype": str(dtype if bridge is None else bridge.original_model.dtype).removeprefix("torch."),
     }
     path = None if store is None else Path(store) / _file_name(identity)
     done = _read(path, identity)
