@@ -20,7 +20,7 @@
 # Nothing is assumed but a rough idea of what a transformer is. The
 # [introduction](../book/introduction.md) explains every term that is used here.
 
-# %%
+# %% tags=["hide-input"]
 # On Colab: fetch the book and install its package. Colab's own torch is left as it is.
 import os
 import subprocess
@@ -80,6 +80,8 @@ print("answer:   ", pair.answer)
 
 # %%
 M = PatchedMetric(model, pair, components="heads", direction="denoising")
+
+# %% tags=["hide-input"]
 Markdown(
     f"The model has **{M.n} heads**. The answer's log probability is {M.base:.2f} in the corrupted "
     f"run and {M.other:.2f} in the clean one: in probabilities, "
@@ -100,7 +102,7 @@ Markdown(
 truth = activation_patching(M)
 first_order = attribution_patching(M)
 
-# %%
+# %% tags=["hide-input"]
 # The head that attribution patching misses by the largest factor, among the ten largest effects.
 largest = truth.abs().topk(10).indices
 ratio = (truth / first_order).abs()[largest]
@@ -132,7 +134,7 @@ Markdown(
 n_steps = 3
 ax = plots.axis_curve(M, head, n_steps, title=f"Head {head}: the curve bends, the tangent does not")
 
-# %%
+# %% tags=["hide-input"]
 second_order, multi_step = hvp(M), ms_hvp(M, n_steps)
 Markdown(
     f"""| head {head} | effect in nats | share of the truth |
@@ -202,7 +204,7 @@ ax = plots.estimate_vs_truth(
     title="Attribution patching errs where it matters most",
 )
 
-# %%
+# %% tags=["hide-input"]
 errors = {
     "attribution patching": first_order,
     "HVP": second_order,
@@ -217,7 +219,7 @@ Markdown("\n".join(["| estimate | top-5 relative error |", "| --- | ---: |", *ro
 # The *top-5 relative error* is the paper's yardstick: the mean absolute error on the five heads
 # with the largest true effects, in percent of the range of all true effects.
 
-# %%
+# %% tags=["hide-input"]
 top = truth.abs().argmax().item()
 missed = (first_order[top] - truth[top]).abs()
 left = (second_order[top] - truth[top]).abs()

@@ -19,7 +19,7 @@
 #
 # The theorems behind this chapter are proved on the [theory page](../book/theory.md).
 
-# %%
+# %% tags=["hide-input"]
 # On Colab: fetch the book and install its package. Colab's own torch is left as it is.
 import os
 import subprocess
@@ -72,7 +72,7 @@ plots.use_style()
 # All three parts can be measured. The truth and both derivatives of every head on a set of
 # IOI prompts are stored with the book; `sweep` reads them, and computes what is missing.
 
-# %%
+# %% tags=["hide-input"]
 data = sweep(
     model_name,
     "ioi",
@@ -114,7 +114,7 @@ ax.set(
     title="For almost every head the error is curvature; for the worst, not only",
 )
 ax.legend(loc="upper left")
-# %%
+# %% tags=["hide-input"]
 # How much of the summed error does the correction remove, prompt by prompt?
 total, left = np.abs(error).sum("component"), np.abs(remainder).sum("component")
 removed = bootstrap_ci(100 * (1 - left / total))
@@ -216,7 +216,7 @@ ax = plots.scaling(
     title="What the correction leaves shrinks with the cube of the patch",
 )
 
-# %%
+# %% tags=["hide-input"]
 small = scales <= 1 / 16
 
 
@@ -233,7 +233,7 @@ Markdown(
     f"corrected error grows with the power {at_one:.1f}, and at s = 1 the quadratic term removes only "
     f"{1 - double[1][0] / double[0][0]:.0%} of the error. The whole patch is too long for the leading term to "
     "speak for the rest. That is why one correction is not always enough, and the reason for "
-    f"[chapter 7](07_ms_hvp_k_sweep.ipynb). In float32 the curve ends in a floor of rounding error near "
+    "chapter 7. In float32 the curve ends in a floor of rounding error near "
     f"{single[1].min():.0e} nats; below it, a smaller remainder cannot be seen."
 )
 
@@ -243,7 +243,7 @@ Markdown(
 # The paper's yardstick is the error on the five heads with the largest effects, relative to the range of
 # effects. Here it is over all prompts, with a paired test, since both estimates face the same prompts.
 
-# %%
+# %% tags=["hide-input"]
 ap = top_k_relative_error(data.attribution_patching, truth)
 corrected = top_k_relative_error(data.hvp, truth)
 ci_ap, ci_hvp, test = bootstrap_ci(ap), bootstrap_ci(corrected), paired_bootstrap(ap, corrected)

@@ -18,7 +18,7 @@
 # * recognise the error that a fused attention kernel gives, and avoid it;
 # * state the price of a second derivative in runs of the model.
 
-# %%
+# %% tags=["hide-input"]
 # On Colab: fetch the book and install its package. Colab's own torch is left as it is.
 import os
 import subprocess
@@ -56,7 +56,7 @@ M = PatchedMetric(model, reference_pair())
 # gradient at 0 is attribution patching, for every head together. Its Hessian $H$ at 0 holds the
 # curvature $g_c''(0)$ of each head on the diagonal, and how heads interact off the diagonal.
 
-# %%
+# %% tags=["hide-input"]
 Markdown(
     f"For the {M.n} heads of this model $H$ has {M.n**2:,} entries. For all neurons of the paper's "
     f"Pythia-2.8B (its Table 1) it would have {(32 * 10240) ** 2:,}. Nobody needs them all. The HVP "
@@ -104,7 +104,7 @@ def finite_difference(M, v, step):
     return (M.gradient(step * v) - M.gradient(-step * v)) / (2 * step)
 
 
-# %%
+# %% tags=["hide-input"]
 ways = {
     "double backward": double_backward,
     "forward over reverse": forward_over_reverse,
@@ -167,7 +167,7 @@ ax = plots.scaling(
     title="In float32 a finite difference keeps few digits, whatever its step",
 )
 
-# %%
+# %% tags=["hide-input"]
 best = {name: min(errors) for name, errors in relative.items()}
 at = steps[int(np.argmin(relative["finite differences (float32)"]))]
 Markdown(
@@ -210,7 +210,7 @@ except RuntimeError as error:
 # the same heads, batches and tokens, fastest of three.
 
 
-# %%
+# %% tags=["hide-input"]
 def fastest(function, repeats=3):
     """Seconds of the fastest of a few calls."""
     seconds = []

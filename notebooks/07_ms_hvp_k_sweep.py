@@ -20,7 +20,7 @@
 # The rate is proved on the [theory page](../book/theory.md); the estimate itself was introduced in
 # [chapter 1](01_one_head.ipynb).
 
-# %%
+# %% tags=["hide-input"]
 # On Colab: fetch the book and install its package. Colab's own torch is left as it is.
 import os
 import subprocess
@@ -88,7 +88,7 @@ model = load_model(model_name, device=device)
 #
 # For each prompt the five heads with the largest true effects were followed with every $K$ from 1 to 20.
 
-# %%
+# %% tags=["hide-input"]
 tasks = {
     "IOI": "ioi",
     "Greater-Than": "greater_than",
@@ -151,7 +151,7 @@ ax = plots.steps(
 )
 
 
-# %%
+# %% tags=["hide-input"]
 def cell(values):
     ci = bootstrap_ci(values)
     return f"{ci.estimate:.2f} ({ci.low:.2f} to {ci.high:.2f})"
@@ -174,7 +174,7 @@ Markdown(
     )
 )
 
-# %%
+# %% tags=["hide-input"]
 tests = {name: paired_bootstrap(first_order[name], errors[name][0]) for name in tasks}
 rates = {
     name: np.polyfit(np.log(n_steps[4:]), np.log(errors[name][4:].mean(1)), 1)[0] for name in tasks
@@ -207,7 +207,7 @@ Markdown(
 # So two curvatures, at the start and at the end, predict the error for every $K$. Here that is on the
 # reference pair, for the five heads with the largest effects.
 
-# %%
+# %% tags=["hide-input"]
 M = PatchedMetric(model, reference_pair())
 truth = activation_patching(M)
 top = truth.abs().topk(5).indices.cpu()
@@ -243,7 +243,7 @@ Markdown(
 # has the *opposite* sign and more than *half* the size of the quadratic term. The curve starts to bend, and then
 # bends back.
 
-# %%
+# %% tags=["hide-input"]
 worse = {name: errors[name][0] - first_order[name] for name in tasks}
 task = max(worse, key=lambda name: worse[name].max())
 prompt = int(worse[task].argmax())
@@ -279,7 +279,7 @@ ax = plots.axis_curve(
     M_worst, head, n_steps=5, title=f"Head {head}: the curve bends, then bends back"
 )
 
-# %%
+# %% tags=["hide-input"]
 q = (data["ms_hvp:1"] - data.attribution_patching).values
 r3 = (data.activation_patching - data["ms_hvp:1"]).values
 c = list(data.label.values).index(head)
@@ -311,7 +311,7 @@ Markdown(
 # better than any of the three. The argument is that different heads suit different $K$. If the error falls
 # steadily with $K$, that cannot be: the median of three estimates is then the middle one.
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for name, sw in sweeps.items():
     three = np.stack([sw[f"ms_hvp:{k}"].values for k in (5, 10, 20)])
@@ -341,7 +341,7 @@ Markdown(
 # is what exact patching costs.
 
 
-# %%
+# %% tags=["hide-input"]
 def seconds(function):
     best = np.inf
     for _ in range(3):
