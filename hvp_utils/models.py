@@ -22,6 +22,7 @@ from pathlib import Path
 import platformdirs
 import torch
 import transformers
+from huggingface_hub import HfApi
 from huggingface_hub import errors as hub_errors
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -299,19 +300,35 @@ class _quiet_transformers:
 
 
 def _load_hub(name: str, hub_id: str, dtype: torch.dtype):
-    try:
-        hf_model = AutoModelForCausalLM.from_pretrained(
-            hub_id,
-            dtype=dtype,
-            attn_implementation="eager",
-            use_safetensors=True,
-            trust_remote_code=False,
+    def load(**where):
+        options = {"trust_remote_code": False, **where}
+        return (
+            AutoModelForCausalLM.from_pretrained(
+                hub_id, dtype=dtype, attn_implementation="eager", use_safetensors=True, **options
+            ),
+            AutoTokenizer.from_pretrained(hub_id, **options),
         )
-        tokenizer = AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False)
-    except (OSError, hub_errors.HfHubHTTPError) as error:
+
+    try:
+        try:
+            hf_model, tokenizer = load(local_files_only=True)
+        except OSError:  # not in the cache, or only in part
+            _require_on_hub(hub_id)
+            hf_model, tokenizer = load()
+    except (OSError, hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
         raise OSError(_explain_hub_error(name, hub_id, error)) from error
     revision = str(getattr(hf_model.config, "_commit_hash", None) or "unknown")
     return hf_model, tokenizer, ModelOrigin(name, hub_id, revision)
+
+
+def _require_on_hub(hub_id: str) -> None:
+    """Fail at once where the hub or the model is out of reach; a download would retry for long."""
+    try:
+        HfApi().model_info(hub_id, timeout=10)
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError):
+        raise
+    except Exception as error:  # the network library's own kinds, which change between versions
+        raise ConnectionError(f"couldn't connect to the Hugging Face hub: {error}") from error
 
 
 def _explain_hub_error(name: str, hub_id: str, error: BaseException) -> str:
@@ -337,7 +354,8 @@ def _explain_hub_error(name: str, hub_id: str, error: BaseException) -> str:
             "and no copy of it is in the local cache. Connect once and load it, or use "
             'load_model("smollm2-135m"), which needs no network.'
         )
-    if caused_by(hub_errors.RepositoryNotFoundError) or "not a valid model identifier" in text:
+    unknown = (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)
+    if caused_by(*unknown) or "not a valid model identifier" in text:
         return (
             f"There is no model {name!r}. Known short names: {', '.join(MODELS)}. Anything else "
             "must be the id of a causal language model on the Hugging Face hub, such as "

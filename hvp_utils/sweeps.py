@@ -92,7 +92,9 @@ def sweep(
         "direction": direction,
         "components": components,
         "top": top or 0,
-        "dtype": str(dtype if bridge is None else bridge.original_model.dtype).removeprefix("torch."),
+        "dtype": str(dtype if bridge is None else bridge.original_model.dtype).removeprefix(
+            "torch."
+        ),
     }
     path = None if store is None else Path(store) / _file_name(identity)
     done = _read(path, identity)

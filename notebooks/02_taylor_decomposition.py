@@ -97,7 +97,7 @@ Markdown(
 # If the quadratic term were the whole error, every head would lie on the diagonal of this figure.
 # Both axes are logarithmic: the errors span many powers of ten, as most heads hardly matter.
 
-# %% mystnb={"image": {"alt": "Size of the quadratic term against size of attribution patching's error for every head and prompt, on logarithmic axes. The cloud follows the diagonal over five powers of ten; at the largest errors it widens, with points on both sides."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Size of the quadratic term against size of attribution patching's error for every head and prompt, on logarithmic axes. The cloud follows the diagonal over five powers of ten; at the largest errors it widens, with points on both sides."}}
 e, q = np.abs(error.values.ravel()), np.abs(quadratic.values.ravel())
 shown = (e > 1e-6) & (q > 1e-6)  # below this, float32 rounding
 fig, ax = plt.subplots(figsize=(5.8, 5.2))
@@ -113,7 +113,7 @@ ax.set(
     ylabel="size of the quadratic term |q|   [nats]",
     title="For almost every head the error is curvature; for the worst, not only",
 )
-ax.legend(loc="upper left")
+_ = ax.legend(loc="upper left")
 # %% tags=["hide-input"]
 # How much of the summed error does the correction remove, prompt by prompt?
 total, left = np.abs(error).sum("component"), np.abs(remainder).sum("component")
@@ -151,7 +151,7 @@ Markdown(
 # A head's patch passes through everything downstream of it. The figure adds up the size of both parts over the
 # heads of each layer.
 
-# %% mystnb={"image": {"alt": "Bars by layer: the summed size of the quadratic term and of the remainder, with bootstrap intervals. Both are small in the first half of the network and large in the layers from about 16 to 24, where the remainder is comparable to the quadratic term."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars by layer: the summed size of the quadratic term and of the remainder, with bootstrap intervals. Both are small in the first half of the network and large in the layers from about 16 to 24, where the remainder is comparable to the quadratic term."}}
 layers = np.unique(data.layer)
 parts = {"quadratic term q": (quadratic, "#0072B2"), "remainder R₃": (remainder, "#D55E00")}
 fig, ax = plt.subplots(figsize=(7.4, 4.0))
@@ -168,7 +168,7 @@ ax.set(
     title="Curvature and remainder live in the same layers",
 )
 ax.grid(axis="x", visible=False)
-ax.legend(loc="upper left")
+_ = ax.legend(loc="upper left")
 # %% [markdown]
 # ## Is the remainder cubic?
 #

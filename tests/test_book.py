@@ -43,7 +43,7 @@ FIND_FAULTS = r"""async () => {
     if (img.naturalWidth === 0) faults.push(`missing image ${name}`);
     if (alt === '' || /\.(png|svg|jpe?g|gif)$/i.test(alt)) faults.push(`no alt text: ${name}`);
   }
-  for (const figure of content.querySelectorAll('figure, .cell_output svg'))
+  for (const figure of content.querySelectorAll('figure, .cell_output svg:not(button svg)'))
     if (!figure.querySelector('img, table, pre') && !figure.getAttribute('aria-label'))
       faults.push(`figure without an image or aria-label: ${figure.outerHTML.slice(0, 80)}`);
   for (const math of content.querySelectorAll('.math:not(:has(mjx-container))'))
