@@ -161,12 +161,14 @@ class PatchedMetric:
         V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
         if V.ndim != 2 or V.shape[0] != self.n:
             raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
-        point = self._zeros() if alpha is None else self._rows(alpha)[0].detach()
+        points = self._rows(self._zeros() if alpha is None else alpha).detach()
+        if len(points) != 1:
+            raise ValueError(f"A Hessian is taken at one point alpha, but {len(points)} are given.")
         rows = V.T
 
         def products_of(part: slice) -> Tensor:
             v = rows[part]
-            a = point.repeat(len(v), 1).requires_grad_()
+            a = points.repeat(len(v), 1).requires_grad_()
             g = _derivative(self._evaluate(a).sum(), a, create_graph=True)
             return _derivative((g * v).sum(), a)
 
@@ -279,9 +281,9 @@ class PatchedMetric:
                 try:
                     result = function(slice(done, stop))
                 except RuntimeError as error:
-                    if self.batch_size == 1 or not should_reduce_batch_size(error):
+                    if stop - done == 1 or not should_reduce_batch_size(error):
                         raise
-                    self.batch_size //= 2
+                    self.batch_size = (stop - done) // 2
                     clear_device_cache(garbage_collection=True)
                     continue
                 yield result

@@ -39,6 +39,7 @@ class FakeTokenizer:
         self.all_special_ids = [0]
         self.added_tokens_decoder = {0: "<bos>", 7: "<tool>"}
         self.tokens = ["<bos>", *(f"<{i}>" for i in range(1, 10))]
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
 
     def __len__(self):
         return 2000
@@ -47,9 +48,10 @@ class FakeTokenizer:
         found = self.pattern.findall(text)
         assert "".join(found) == text
         for token in found:
-            if token not in self.tokens:
+            if token not in self.ids:
+                self.ids[token] = len(self.tokens)
                 self.tokens.append(token)
-        return [self.tokens.index(token) for token in found]
+        return [self.ids[token] for token in found]
 
     def decode(self, ids):
         return "".join(self.tokens[i] if i < len(self.tokens) else f"<{i}>" for i in ids)

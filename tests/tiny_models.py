@@ -20,7 +20,7 @@ from transformers import (
 
 import hvp_utils
 
-N_LAYERS, N_HEADS, D_MLP, D_VOCAB = 3, 4, 7, 53
+N_LAYERS, N_HEADS, D_MLP, D_VOCAB = 3, 4, 5, 53
 
 _SHARED = {
     "vocab_size": D_VOCAB,
