@@ -149,7 +149,7 @@ def axis_curve(
         xlim=(-0.02, 1.14),
     )
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    ax.legend(loc="upper left")
+    ax.legend(loc="best")
     return ax
 
 
@@ -279,7 +279,7 @@ def steps(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
     references: Mapping[str, float] | None = None,
     title: str = "",
-    ylabel: str = "top-5 relative error   [% of the range of true effects]",
+    ylabel: str = "top-5 relative error   [%]",
     ax: Axes | None = None,
 ) -> Axes:
     """Error against the number of MS-HVP steps, with bootstrap intervals.

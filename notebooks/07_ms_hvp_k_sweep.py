@@ -80,8 +80,10 @@ model = load_model(model_name, device=device)
 # * **IOI**: the name-swap prompts of [chapter 1](01_one_head.ipynb), in several templates.
 # * **Greater-Than**: "The war lasted from the year 1743 to the year 17". A year that comes later must follow. This
 #   model reads numbers digit by digit, so the metric is the probability of the next digit being larger than
-#   the one that it answers to, less that of its being smaller. The corruption replaces the token at position 3.
-# * **Factual**: a statement with one right next word. The corruption is the same.
+#   the one that it answers to, less that of its being smaller. The corruption is the paper's, a
+#   random token at position 3, which here is the word "lasted". It leaves both years in place, so effects are small.
+# * **Factual**: a statement with one right next word. The corruption is the same, and here it falls on the
+#   subject.
 #
 # A fourth set, **factual swap**, uses the same statements with another subject in place of a random token, such as
 # another country. Patching then moves the model from one sensible answer to another, which is a long way.
@@ -196,9 +198,26 @@ Markdown(
 # %% [markdown]
 # On factual swaps one step has no advantage over none: what it gains on some prompts it loses on others. With two
 # steps that is over. The last column is the slope of the error of a prompt against $K$, on logarithmic axes; the theory
-# says $-2$. Greater-Than falls a little short of it, since its metric is a difference of probabilities whose errors
-# are soon as small as the rounding of float32.
-#
+# says $-2$. Greater-Than falls a little short of it. Its effects are a few hundredths of a probability, so that with
+# many steps the error is no larger than the rounding of float32. The same prompt in float64 tells:
+
+# %% tags=["hide-input"]
+data = sweeps["Greater-Than"].isel(prompt=0)
+followed = torch.tensor(np.argsort(-np.abs(data.activation_patching.values))[:5].copy())
+double = PatchedMetric(
+    load_model(model_name, device=device, dtype=torch.float64),
+    make_prompts("greater_than", model, 1)[0],
+)
+exact = activation_patching(double, components=followed)
+in_double = [(ms_hvp(double, k, components=followed) - exact).abs().mean().item() for k in (10, 20)]
+in_single = [float(np.abs(data[f"ms_hvp:{k}"] - data.activation_patching).mean()) for k in (10, 20)]
+Markdown(
+    f"From 10 to 20 steps the error on the first Greater-Than prompt falls from {in_double[0]:.1e} to "
+    f"{in_double[1]:.1e} in float64, a slope of {np.log2(in_double[1] / in_double[0]):.2f}, and from "
+    f"{in_single[0]:.1e} to {in_single[1]:.1e} in float32, a slope of {np.log2(in_single[1] / in_single[0]):.2f}."
+)
+
+# %% [markdown]
 # ## The size of what is left
 #
 # The rate comes with its constant. MS-HVP's sum is a quadrature rule for $\int_0^1 g'(t)\,dt$, and expanding
@@ -253,7 +272,7 @@ data = sweeps[task].isel(prompt=prompt)
 damage = np.abs(data["ms_hvp:1"] - data.activation_patching) - np.abs(
     data.attribution_patching - data.activation_patching
 )
-head = str(data.label.values[int(damage.values.argmax())])
+head = str(data.label.values[int(np.nanargmax(damage.values))])
 rows = []
 for name, values in worse.items():
     i = int(values.argmax())
