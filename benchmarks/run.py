@@ -60,7 +60,7 @@ def transformer_lens_patching(model, pair) -> Tensor:
     cache = model.run_with_cache(resolved.clean[None])[1]
     with torch.no_grad():
         patched = patching.get_act_patch_attn_head_out_all_pos(
-            model, resolved.corrupted[None], cache, lambda logits: resolved.metric(logits[:, -1])
+            model, resolved.corrupted[None], cache, lambda logits: resolved.metric(logits[:, -1])[0]
         )
     return torch.as_tensor(patched).flatten()
 

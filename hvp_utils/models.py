@@ -7,6 +7,7 @@ model whose internal activations carry hook names. ``load_model`` makes one from
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import importlib.metadata
@@ -22,6 +23,7 @@ from pathlib import Path
 import platformdirs
 import torch
 import transformers
+from accelerate.utils.memory import should_reduce_batch_size
 from huggingface_hub import HfApi
 from huggingface_hub import errors as hub_errors
 from transformer_lens.model_bridge import TransformerBridge
@@ -88,9 +90,9 @@ class ModelOrigin:
 
 
 _ORIGINS: weakref.WeakKeyDictionary[TransformerBridge, ModelOrigin] = weakref.WeakKeyDictionary()
-_BRIDGES: weakref.WeakKeyDictionary[PreTrainedModel, TransformerBridge] = (
-    weakref.WeakKeyDictionary()
-)
+# A wrapped model carries its bridge in this attribute. The two refer to each other, so in a table
+# of ours they would keep each other alive for ever.
+_BRIDGE = "_hvp_utils_bridge"
 
 
 def load_model(
@@ -127,7 +129,9 @@ def load_model(
         else:
             hf_model, tokenizer, origin = _load_hub(name, hub_id, dtype)
         bridge = as_bridge(hf_model.to(device), tokenizer)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
         gc.collect()
         raise MemoryError(
             f"{name} does not fit into the memory of {device} as {dtype}. Use a smaller model, "
@@ -154,9 +158,9 @@ def as_bridge(model: TransformerBridge | PreTrainedModel, tokenizer=None) -> Tra
     if isinstance(model, TransformerBridge):
         bridge = model
     elif isinstance(model, PreTrainedModel):
-        if model not in _BRIDGES:
-            _BRIDGES[model] = _boot(model, tokenizer)
-        bridge = _BRIDGES[model]
+        if _BRIDGE not in model.__dict__:
+            model.__dict__[_BRIDGE] = _boot(model, tokenizer)  # not as a submodule
+        bridge = model.__dict__[_BRIDGE]
     else:
         raise TypeError(
             "Expected a TransformerBridge or a Hugging Face model (transformers.PreTrainedModel), "
@@ -310,11 +314,14 @@ def _load_hub(name: str, hub_id: str, dtype: torch.dtype):
         )
 
     try:
-        try:
-            hf_model, tokenizer = load(local_files_only=True)
-        except OSError:  # not in the cache, or only in part
+        loaded = None
+        with contextlib.suppress(OSError):  # not in the cache, or only in part
+            loaded = load(local_files_only=True)
+        # Not inside an `except`: the message below must explain this failure, not that one.
+        if loaded is None:
             _require_on_hub(hub_id)
-            hf_model, tokenizer = load()
+            loaded = load()
+        hf_model, tokenizer = loaded
     except (OSError, hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
         raise OSError(_explain_hub_error(name, hub_id, error)) from error
     revision = str(getattr(hf_model.config, "_commit_hash", None) or "unknown")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import D_MLP, N_HEADS, N_LAYERS, tiny_model, tiny_pair
 
-from hvp_utils import COMPONENT_KINDS, PatchedMetric, find_sites
+from hvp_utils import COMPONENT_KINDS, PatchedMetric, Site, find_sites
 
 SIZES = {
     "heads": N_HEADS,
@@ -93,23 +93,10 @@ def test_layers_are_sampled_independently():
     assert len({tuple(neurons[i : i + 2]) for i in (0, 2, 4)}) > 1
 
 
-def test_a_hook_that_the_model_lacks_is_named():
-    bridge = tiny_model("gpt2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "hvp_utils.components.Site.__init__",
-            _rename_hook("blocks.{layer}.attn.hook_ghost"),
-        )
-        with pytest.raises(ValueError, match=r"no hook 'blocks.0.attn.hook_ghost'.*'heads'"):
-            find_sites(bridge, "heads", range(3))
+def test_a_hook_that_the_model_lacks_is_named(monkeypatch):
+    def ghost(bridge, layer, positions, chosen):
+        return Site(f"blocks.{layer}.hook_ghost", layer, (f"L{layer}.ghost",), (1, 1))
 
-
-def _rename_hook(template):
-    from hvp_utils.components import Site
-
-    original = Site.__init__
-
-    def init(self, hook, layer, *args, **kwargs):
-        original(self, template.format(layer=layer), layer, *args, **kwargs)
-
-    return init
+    monkeypatch.setitem(COMPONENT_KINDS, "ghosts", ghost)
+    with pytest.raises(ValueError, match=r"no hook 'blocks.0.hook_ghost', which 'ghosts' needs"):
+        find_sites(tiny_model("gpt2"), "ghosts", range(3))
