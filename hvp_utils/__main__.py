@@ -73,7 +73,7 @@ def sweep(
     typer.echo(f"{results.sizes['prompt']} prompts, {results.sizes['component']} components.")
     if "activation_patching" in results:
         truth = results.activation_patching
-        k = min(5, results.sizes["component"])
+        k = min(5, results.sizes["component"], top or 5)  # what top left out is NaN
         for name in names:
             if name != "activation_patching":
                 error = stats.top_k_relative_error(results[name], truth, k).mean()

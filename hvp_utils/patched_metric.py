@@ -13,8 +13,9 @@ patching g_c'(0), the quadratic form delta^T H delta of the paper g_c''(0), and 
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ Direction = Literal["denoising", "noising"]
 
 # Tokens run together by default. On a CPU more rows than this only fall out of the caches; a GPU
 # wants many more to be busy.
-_TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
+_TOKENS_PER_BATCH = {"cpu": 448, "cuda": 16384}
 
 
 class AxisDerivatives(NamedTuple):
@@ -103,13 +104,16 @@ class PatchedMetric:
         runs = {"clean": resolved.clean, "corrupted": resolved.corrupted}
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         self._run = SuffixRun(bridge, runs[base], start)
-        other_run = SuffixRun(bridge, runs[other], start)
+        other_run = SuffixRun(bridge, runs[other], start, prefix=self._run.prefix)
 
         self.n_tokens, self.n_run = len(runs[base]), len(runs[base]) - start
-        self.sites = find_sites(bridge, components, range(start, len(runs[base])), seed)
+        self.sites = find_sites(bridge, components, range(start, self.n_tokens), seed)
         hooks = [site.hook for site in self.sites]
-        a, a_other = self._run.activations(hooks), other_run.activations(hooks)
+        base_logits, a = self._run.unpatched(hooks)
+        other_logits, a_other = other_run.unpatched(hooks)
         self._deltas = [a_other[hook] - a[hook] for hook in hooks]
+        self.base = self._checked(self._metric(base_logits)).item()
+        self.other = self._checked(self._metric(other_logits)).item()
 
         sizes = [len(site.labels) for site in self.sites]
         device = runs[base].device
@@ -125,9 +129,6 @@ class PatchedMetric:
         self._dtype, self._device = self.delta_norm.dtype, device
         tokens = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
         self.batch_size = batch_size or max(1, tokens // self.n_run)
-        with torch.no_grad():
-            self.base = self._checked(self._metric(self._run.logits({}, rows=1))).item()
-            self.other = self._checked(self._metric(other_run.logits({}, rows=1))).item()
 
     # --- M and its derivatives at any point ----------------------------------------------------
 
@@ -218,7 +219,7 @@ class PatchedMetric:
         results = torch.zeros(order + 1, len(wanted), dtype=self._dtype, device=self._device)
         results[0] = self.base
         moving = (self.delta_norm.cpu()[wanted] > 0).nonzero()[:, 0]
-        # In layer order, so that a batch can start from the highest layer that serves all its rows.
+        # In layer order, since a row enters the batch at the layer of its component.
         moving = moving[self.layers[wanted[moving]].argsort(stable=True)]
 
         def derivatives_of(part: slice) -> Tensor:
@@ -235,6 +236,7 @@ class PatchedMetric:
     ) -> Float[Tensor, "order b"]:
         """g, g', ... of a few components, each in a row of its own."""
         t = t.detach().clone().requires_grad_(order > 0)
+        entering = collections.Counter(self.layers[components].tolist())
         components = components.to(self._device)
         strengths = {}
         for i, (start, site) in enumerate(zip(self._offsets, self.sites, strict=True)):
@@ -244,7 +246,7 @@ class PatchedMetric:
                 blank = t.new_zeros(len(t), len(site.labels))
                 strengths[i] = blank.index_put((row, column), t[here])
         with torch.set_grad_enabled(order > 0):
-            value = self._metric_with(strengths, len(t))
+            value = self._metric_with(strengths, entering)
         derivatives = [value]
         for k in range(order):
             # Row b depends on t_b alone, so the gradient of the sum holds every row's derivative.
@@ -258,17 +260,22 @@ class PatchedMetric:
         tracked = alpha.requires_grad or fwAD.unpack_dual(alpha).tangent is not None
         parts = alpha.split([len(site.labels) for site in self.sites], dim=1)
         strengths = {i: part for i, part in enumerate(parts) if tracked or part.count_nonzero()}
-        return self._metric_with(strengths, len(alpha))
+        start = min((self.sites[i].layer for i in strengths), default=0)
+        return self._metric_with(strengths, {start: len(alpha)})
 
-    def _metric_with(self, strengths: dict[int, Tensor], rows: int) -> Float[Tensor, " rows"]:
-        """The metric of ``rows`` runs, given patch strengths ``[rows, n_i]`` at some sites i."""
+    def _metric_with(
+        self, strengths: Mapping[int, Tensor], entering: Mapping[int, int]
+    ) -> Float[Tensor, " rows"]:
+        """The metric of some runs, given patch strengths ``[rows, n_i]`` at some sites i.
+
+        ``entering`` says how many of the rows begin at which layer, in order.
+        """
 
         def patch(i: int) -> Callable[[Tensor], Tensor]:
             site, delta = self.sites[i], self._deltas[i]
-            return lambda live: live + site.spread(strengths[i]) * delta
+            return lambda live: live + site.spread(strengths[i][: len(live)]) * delta
 
-        start = min((self.sites[i].layer for i in strengths), default=0)
-        logits = self._run.logits({self.sites[i].hook: patch(i) for i in strengths}, rows, start)
+        logits = self._run.logits({self.sites[i].hook: patch(i) for i in strengths}, entering)
         return self._checked(self._metric(logits))
 
     def _map(self, function: Callable[[slice], Tensor], rows: int) -> Iterator[Tensor]:

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import Cache
 
 __all__ = ["SuffixRun", "full_precision"]
 
@@ -33,29 +34,37 @@ Patch = Callable[[Tensor], Tensor]
 class SuffixRun:
     """Runs of one prompt with some activations changed.
 
+    Call ``unpatched`` once before ``logits``: it stores the residual stream that runs start from.
+
     Args:
         bridge: The model, frozen.
         tokens: The prompt ``[pos]``.
         start_pos: First position to run; activations before it are those of the unpatched prompt.
+        prefix: The key/value cache of the positions before it, if another run has it already.
     """
 
-    def __init__(self, bridge: TransformerBridge, tokens: Int[Tensor, " pos"], start_pos: int):
-        self.bridge = bridge
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        tokens: Int[Tensor, " pos"],
+        start_pos: int,
+        prefix: Cache | None = None,
+    ):
         self.suffix = tokens[None, start_pos:]
-        self._model = bridge.original_model
-        self._points = bridge.hook_dict
-        self._prefix = None
-        self._resid: list[Tensor | None] = [None] * bridge.cfg.n_layers
-        with torch.no_grad(), self._precision():
-            if start_pos:
+        self.prefix = prefix
+        self._bridge, self._model, self._points = bridge, bridge.original_model, bridge.hook_dict
+        self._resid: dict[int, Float[Tensor, "pos d_model"]] = {}
+        if start_pos and prefix is None:
+            with torch.no_grad(), self._precision():
                 out = self._model(tokens[None, :start_pos], use_cache=True, logits_to_keep=1)
-                self._prefix = out.past_key_values
-            keep = {f"blocks.{i}.hook_in": i for i in range(bridge.cfg.n_layers)}
-            for name, value in self.activations(keep).items():
-                self._resid[keep[name]] = value
+            self.prefix = out.past_key_values
 
-    def activations(self, hooks) -> dict[str, Float[Tensor, "pos ..."]]:
-        """Activations of the unpatched prompt at the named hooks, from ``start_pos`` on."""
+    def unpatched(
+        self, hooks: Iterable[str]
+    ) -> tuple[Float[Tensor, "1 d_vocab"], dict[str, Float[Tensor, "pos ..."]]]:
+        """Logits of the prompt as it is, and its activations at some hooks (the positions run)."""
+        hooks = list(hooks)
+        entries = {f"blocks.{i}.hook_in": i for i in range(self._bridge.cfg.n_layers)}
         kept: dict[str, Tensor] = {}
 
         def keeper(name: str) -> Patch:
@@ -66,30 +75,35 @@ class SuffixRun:
             return keep
 
         with torch.no_grad():
-            self.logits({name: keeper(name) for name in hooks}, rows=1)
-        missing = [name for name in hooks if name not in kept]
+            logits = self.logits({name: keeper(name) for name in [*hooks, *entries]}, {})
+        missing = [name for name in [*hooks, *entries] if name not in kept]
         if missing:
             raise RuntimeError(
                 f"The model ran without reaching {missing[0]} (and {len(missing) - 1} more hooks)."
             )
-        return kept
+        self._resid = {layer: kept[name] for name, layer in entries.items()}
+        return logits, {name: kept[name] for name in hooks}
 
     def logits(
-        self, patches: Mapping[str, Patch], rows: int, start_layer: int = 0
+        self, patches: Mapping[str, Patch], entering: Mapping[int, int]
     ) -> Float[Tensor, "rows d_vocab"]:
-        """Logits at the last position, for ``rows`` patched copies of the prompt.
+        """Logits at the last position, for patched copies of the prompt.
+
+        A copy enters the run at the lowest layer that its patches touch, with the residual stream
+        that the unpatched prompt has there. So the batch grows from layer to layer, and no copy
+        passes through a block that could not change it.
 
         Args:
-            patches: For each hook name a function from the activation ``[rows, pos, *rest]`` to the
-                one to use instead. None may sit below ``start_layer``.
-            rows: Number of copies run together.
-            start_layer: The blocks below it are skipped.
+            patches: For each hook name a function from the activation ``[rows so far, pos, *rest]``
+                to the one to use instead.
+            entering: How many copies enter at which layer; rows come in the order of the layers.
+                Empty for one copy of the whole, unpatched prompt.
         """
-        with self._skipping(start_layer, rows), self._hooked(patches), self._precision():
+        with self._staircase(entering), self._hooked(patches), self._precision():
             out = self._model(
-                self.suffix.expand(rows, -1),
-                past_key_values=self._expanded_prefix(rows),
-                use_cache=self._prefix is not None,
+                self.suffix,
+                past_key_values=self._expanded_prefix(entering),
+                use_cache=self.prefix is not None,
                 logits_to_keep=1,
             )
         return out.logits[:, -1]
@@ -97,35 +111,53 @@ class SuffixRun:
     def _precision(self):
         return full_precision(self._model.dtype)
 
-    def _expanded_prefix(self, rows: int):
+    def _expanded_prefix(self, entering: Mapping[int, int]) -> Cache | None:
         """The prefix cache, repeated without copying; each run gets its own to append to."""
-        if self._prefix is None:
+        if self.prefix is None:
             return None
-        cache = copy.copy(self._prefix)
-        cache.layers = [copy.copy(layer) for layer in self._prefix.layers]
-        for layer in cache.layers:
+        cache = copy.copy(self.prefix)
+        cache.layers = [copy.copy(layer) for layer in self.prefix.layers]
+        for i, layer in enumerate(cache.layers):
+            rows = sum(count for at, count in entering.items() if at <= i) or 1
             layer.keys = layer.keys.expand(rows, -1, -1, -1)
             layer.values = layer.values.expand(rows, -1, -1, -1)
         return cache
 
     @contextlib.contextmanager
-    def _skipping(self, start_layer: int, rows: int) -> Iterator[None]:
-        """Turn the blocks below ``start_layer`` into pass-throughs, the last one into a source."""
-        skipped = list(self.bridge.blocks)[:start_layer]
+    def _staircase(self, entering: Mapping[int, int]) -> Iterator[None]:
+        """Pass over the blocks below the first entry, and add rows to the batch at each entry."""
+        blocks = list(self._bridge.blocks)
+        first = min(entering, default=0)
 
         def pass_through(hidden_states: Tensor, *_, **__) -> Tensor:
             return hidden_states
 
-        def source(hidden_states: Tensor, *_, **__) -> Tensor:
-            return self._resid[start_layer].expand(rows, -1, -1)
+        def entry(layer: int):
+            new = self._resid[layer].expand(entering[layer], -1, -1)
 
+            def add_rows(block, args, kwargs):
+                hidden = args[0] if args else kwargs["hidden_states"]
+                hidden = new if layer == first else torch.cat([hidden, new])
+                if args:
+                    return (hidden, *args[1:]), kwargs
+                return args, kwargs | {"hidden_states": hidden}
+
+            return add_rows
+
+        handles = []
         try:
-            for block in skipped:
+            for block in blocks[:first]:
                 # An instance attribute shadows the class's method until it is removed again.
-                block.__dict__["forward"] = source if block is skipped[-1] else pass_through
+                block.__dict__["forward"] = pass_through
+            for layer in entering:
+                handles.append(
+                    blocks[layer].register_forward_pre_hook(entry(layer), with_kwargs=True)
+                )
             yield
         finally:
-            for block in skipped:
+            for handle in handles:
+                handle.remove()
+            for block in blocks[:first]:
                 block.__dict__.pop("forward", None)
 
     @contextlib.contextmanager
@@ -133,7 +165,7 @@ class SuffixRun:
         added = []
         # A strided last position would send the unembedding down a slow batched product, one
         # small matrix per row: several times the cost of the whole suffix on a CPU.
-        unembed = self.bridge.unembed.register_forward_pre_hook(_contiguous_input)
+        unembed = self._bridge.unembed.register_forward_pre_hook(_contiguous_input)
         try:
             for name, patch in patches.items():
                 point = self._points[name]

@@ -128,7 +128,8 @@ def _compute(
     pairs = make_prompts(task, bridge, n_prompts, seed=identity["seed"])
     prompts = [] if done is None else [done.isel(prompt=[i]) for i in range(done.sizes["prompt"])]
     for i, (old, pair) in enumerate(zip(prompts, pairs, strict=False)):
-        if (old.clean.item(), old.corrupted.item()) != _texts(pair, bridge):
+        stored = (old.clean.item(), old.corrupted.item(), old.answer.item())
+        if stored != (*_texts(pair, bridge), str(pair.answer)):
             _set_aside(path, f"its prompt {i} is not the one that this task makes now")
             prompts = []
             break
@@ -178,7 +179,9 @@ def _one_prompt(
         "answer": str(pair.answer),
         "n_tokens": M.n_tokens,
         "n_run": M.n_run,
-        "seconds": time.perf_counter() - started + float(old.get("seconds", 0.0)),
+        "seconds": time.perf_counter()
+        - started
+        + (old.seconds.item() if "seconds" in old else 0.0),
     }
     new = xr.Dataset(
         {
@@ -273,7 +276,7 @@ def _read(path: Path | None, identity: Mapping[str, Any]) -> xr.Dataset | None:
         return None
     for key, value in identity.items():
         if done.attrs.get(key) != value:
-            _set_aside(path, f"its {key} is {done.attrs.get(key)!r}, not {value!r}")
+            _set_aside(path, f"its {key} is {done.attrs.get(key)}, not {value}")
             return None
     return done
 

@@ -6,12 +6,12 @@ import itertools
 import pytest
 import reference
 import torch
-from tiny_models import ARCHITECTURES, METRICS, N_LAYERS, tiny_model, tiny_pair
+from tiny_models import ARCHITECTURES, METRICS, N_LAYERS, entropy, tiny_model, tiny_pair
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hvp_utils import COMPONENT_KINDS, PatchedMetric
-from hvp_utils.suffix_run import SuffixRun, full_precision
+from hvp_utils.suffix_run import full_precision
 
 KINDS = tuple(COMPONENT_KINDS)
 DIRECTIONS = ("denoising", "noising")
@@ -272,56 +272,62 @@ OUT_OF_MEMORY = (
 )
 
 
+class Machine:
+    """A metric on a machine whose memory holds only so many runs together."""
+
+    def __init__(self, room, message=OUT_OF_MEMORY[0]):
+        self.room, self.message, self.failures = room, message, []
+
+    def __call__(self, logits):
+        if len(logits) > self.room:
+            self.failures.append(len(logits))
+            raise RuntimeError(self.message)
+        return entropy(logits)
+
+
 @pytest.mark.parametrize("message", OUT_OF_MEMORY)
-def test_batches_shrink_when_memory_runs_out(message, random, monkeypatch):
-    bridge = tiny_model("gpt2")
-    M = PatchedMetric(bridge, tiny_pair(), batch_size=10)
-    alphas = random(5, M.n)
-    expected = _all_results(M, alphas)
-    assert M.batch_size == 10
-    logits, failures = SuffixRun.logits, []
-
-    def small_machine(self, patches, rows, start_layer=0):
-        if rows > 2:
-            failures.append(rows)
-            raise RuntimeError(message)
-        return logits(self, patches, rows, start_layer)
-
-    monkeypatch.setattr(SuffixRun, "logits", small_machine)
-    N = PatchedMetric(bridge, tiny_pair(), batch_size=10)
-    for one, other in zip(_all_results(N, alphas), expected, strict=True):
+def test_batches_shrink_when_memory_runs_out(message, random):
+    bridge, machine = tiny_model("gpt2"), Machine(2, message)
+    large = PatchedMetric(bridge, tiny_pair(metric=entropy), batch_size=10)
+    small = PatchedMetric(bridge, tiny_pair(metric=machine), batch_size=10)
+    alphas = random(5, large.n)
+    before = _traces(bridge)
+    for one, other in zip(
+        _all_results(small, alphas), _all_results(large, alphas), strict=True
+    ):
         assert_close(one, other, 1e-11)
-    assert N.batch_size == 2
-    assert failures == [10, 5]  # 10 -> 5 -> 2, and never again after that
+    assert (large.batch_size, small.batch_size) == (10, 2)
+    assert machine.failures == [10, 5]  # 10 -> 5 -> 2, and never again after that
+    assert _traces(bridge) == before
 
 
-def test_running_out_of_memory_with_one_row_is_an_error(monkeypatch):
-    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(), batch_size=4)
+def test_a_batch_larger_than_the_work_shrinks_from_the_work(random):
+    machine = Machine(2)
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(metric=machine), batch_size=10_000)
+    M(random(5, M.n))
+    assert machine.failures == [5]
+    assert M.batch_size == 2
 
-    def tiny_machine(*_, **__):
-        raise RuntimeError(OUT_OF_MEMORY[0])
 
-    monkeypatch.setattr(SuffixRun, "logits", tiny_machine)
+def test_running_out_of_memory_with_one_row_is_an_error():
+    machine = Machine(1)
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(metric=machine), batch_size=4)
+    machine.room = 0
     with pytest.raises(RuntimeError, match="out of memory"):
         M.gradient()
     assert M.batch_size == 4  # a single row was asked for: nothing to make smaller
     with pytest.raises(RuntimeError, match="out of memory"):
         M.along_axes(1.0, order=0)
     assert M.batch_size == 1
+    assert machine.failures == [1, 4, 2, 1]
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch):
-    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(), batch_size=10)
-    calls = []
-
-    def broken(self, patches, rows, start_layer=0):
-        calls.append(rows)
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(SuffixRun, "logits", broken)
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    machine = Machine(2, "mat1 and mat2 shapes cannot be multiplied")
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(metric=machine), batch_size=10)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         M.along_axes(0.5)
-    assert calls == [10]
+    assert machine.failures == [10]
     assert M.batch_size == 10
 
 
@@ -480,6 +486,11 @@ def test_only_the_needed_layers_and_tokens_are_run():
         )
         rows = len(which) * M.n_run
         assert counts == [0] * layer + [rows] * (N_LAYERS - layer)
+    # All in one batch: a row enters where its component is, and the batch grows on the way up.
+    M.batch_size = M.n
+    heads = M.n // N_LAYERS
+    everything = _tokens_run_by_each_block(bridge, lambda: M.along_axes(0.5))
+    assert everything == [heads * M.n_run, 2 * heads * M.n_run, 3 * heads * M.n_run]
     dense = _tokens_run_by_each_block(bridge, lambda: M(torch.ones(M.n)))
     assert dense == [M.n_run] * N_LAYERS
     top = torch.where(M.layers == 2, 1.0, 0.0)
@@ -487,8 +498,9 @@ def test_only_the_needed_layers_and_tokens_are_run():
 
 
 def test_components_that_do_not_differ_are_not_run():
-    M = PatchedMetric(tiny_model("llama"), tiny_pair("same"))
-    counts = _tokens_run_by_each_block(M._run.bridge, lambda: M.along_axes(0.5))
+    bridge = tiny_model("llama")
+    M = PatchedMetric(bridge, tiny_pair("same"))
+    counts = _tokens_run_by_each_block(bridge, lambda: M.along_axes(0.5))
     assert counts == [0] * N_LAYERS
 
 

@@ -110,3 +110,14 @@ def tiny_pair(where: str = "middle", metric="log_prob", **kwargs) -> hvp_utils.P
     """A prompt pair for the tiny models; two answers against one wrong answer."""
     clean, corrupted = PROMPTS[where]
     return hvp_utils.PromptPair(clean, corrupted, (20, 21), 22, metric=metric, **kwargs)
+
+
+def tiny_task(model, n, seed=0):
+    """A task for the tiny models: random token ids, one of which differs. Extending keeps them."""
+    pairs = []
+    for i in range(n):
+        generator = torch.Generator().manual_seed(1000 * seed + i)
+        clean = torch.randperm(D_VOCAB, generator=generator)[:6].tolist()
+        corrupted = [*clean[:3], (clean[3] + 1) % D_VOCAB, *clean[4:]]
+        pairs.append(hvp_utils.PromptPair(clean, corrupted, clean[0], name=f"tiny {i}"))
+    return pairs

@@ -1,0 +1,554 @@
+"""Sweeps: what is stored, what is computed again, and what survives an accident."""
+
+import getpass
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from test_patched_metric import assert_close
+from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, tiny_model, tiny_task
+from typer.testing import CliRunner
+
+import hvp_utils
+from hvp_utils import (
+    COMPONENT_KINDS,
+    ESTIMATORS,
+    MODELS,
+    TASKS,
+    PatchedMetric,
+    find_estimator,
+    provenance,
+    stats,
+    sweep,
+    sweeps,
+)
+from hvp_utils.__main__ import app
+
+ALL = ("activation_patching", "attribution_patching", "hvp", "ms_hvp:2", "ms_hvp:4")
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    return tiny_model("llama", torch.float32)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The prompts for which a PatchedMetric was made, in order."""
+    names = []
+
+    class Counted(PatchedMetric):
+        def __init__(self, model, pair, *args, **kwargs):
+            names.append(pair.name)
+            super().__init__(model, pair, *args, **kwargs)
+
+    monkeypatch.setattr(sweeps, "PatchedMetric", Counted)
+    return names
+
+
+def assert_same_numbers(one, other):
+    assert set(one.data_vars) == set(other.data_vars)
+    xr.testing.assert_allclose(one.drop_vars("seconds"), other.drop_vars("seconds"), rtol=1e-4)
+
+
+def the_file(store):
+    (path,) = Path(store).glob("*.nc")
+    return path
+
+
+# --- what comes out ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ("denoising", "noising"))
+@pytest.mark.parametrize("components", ("heads", "neurons_post:2"))
+def test_a_sweep_holds_what_the_estimators_say(components, direction):
+    bridge = tiny_model("llama")
+    results = sweep(
+        bridge, tiny_task, ALL, 3, seed=4, direction=direction, components=components
+    )
+    assert dict(results.sizes) == {"prompt": 3, "component": results.sizes["component"]}
+    for i, pair in enumerate(tiny_task(bridge, 3, seed=4)):
+        M = PatchedMetric(bridge, pair, components, direction, seed=4)
+        assert results.label.values.tolist() == list(M.labels)
+        assert results.layer.values.tolist() == M.layers.tolist()
+        one = results.isel(prompt=i)
+        for name in ALL:
+            expected = find_estimator(name)(M)
+            assert_close(torch.tensor(one[name].values), expected, 1e-10)
+        assert_close(torch.tensor(one.delta_norm.values), M.delta_norm, 1e-12)
+        assert (one.base.item(), one.other.item()) == (M.base, M.other)
+        assert (one.n_tokens.item(), one.n_run.item()) == (M.n_tokens, M.n_run) == (6, 3)
+        assert one.answer.item() == str(pair.answer)
+        assert one.clean.item() == "".join(str(token) for token in pair.clean)
+        assert one.corrupted.item() == "".join(str(token) for token in pair.corrupted)
+        assert one.seconds.item() > 0
+    assert ("head" in results.coords) == (components == "heads")
+
+
+def test_heads_have_their_coordinates(bridge):
+    results = sweep(bridge, tiny_task, ["attribution_patching"], 2)
+    assert results["head"].values.tolist() == list(range(N_HEADS)) * N_LAYERS
+    assert results.sel(component=(results.layer == 1) & (results["head"] == 2)).label == "L1H2"
+
+
+def test_no_point_of_an_axis_is_computed_twice(bridge, monkeypatch):
+    """MS-HVP of 1, 2 and 4 steps on one prompt needs t = 0, 1/4, 1/2, 3/4, once each."""
+    points, along_axes = [], PatchedMetric.along_axes
+
+    def watched(self, t=0.0, order=2, components=None):
+        t = torch.as_tensor(t).expand(self.n if components is None else len(components))
+        which = range(self.n) if components is None else components.tolist()
+        points.extend((order, c, float(p)) for c, p in zip(which, t.tolist(), strict=True))
+        return along_axes(self, t, order, components)
+
+    monkeypatch.setattr(PatchedMetric, "along_axes", watched)
+    sweep(bridge, tiny_task, ["hvp", "ms_hvp:2", "ms_hvp:4", "activation_patching"], 1)
+    n = N_HEADS * N_LAYERS
+    assert len(points) == len(set(points)) == 5 * n
+    assert {p for _, _, p in points} == {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+# --- only what is missing ----------------------------------------------------------------------------
+
+
+def test_a_second_call_computes_nothing(bridge, tmp_path, made):
+    first = sweep(bridge, tiny_task, ALL, 3, store=tmp_path)
+    assert made == ["tiny 0", "tiny 1", "tiny 2"]
+    before = the_file(tmp_path).read_bytes()
+    again = sweep(bridge, tiny_task, ALL, 3, store=tmp_path)
+    fewer = sweep(bridge, tiny_task, ALL[1:2], 2, store=tmp_path)
+    assert len(made) == 3
+    assert the_file(tmp_path).read_bytes() == before
+    xr.testing.assert_identical(first, again)
+    xr.testing.assert_identical(fewer, first.isel(prompt=slice(2)))
+
+
+def test_prompts_and_estimators_are_added(bridge, tmp_path, made):
+    ran = []
+
+    def watch(name):
+        function = find_estimator(name)
+        return lambda M, **kwargs: ran.append(name) or function(M, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "find_estimator", watch)
+        sweep(bridge, tiny_task, ["attribution_patching"], 2, store=tmp_path)
+        assert made == ["tiny 0", "tiny 1"]
+        assert ran == ["attribution_patching"] * 2
+        made.clear(), ran.clear()
+
+        sweep(bridge, tiny_task, ["attribution_patching"], 3, store=tmp_path)
+        assert made == ["tiny 2"]
+        assert ran == ["attribution_patching"]
+        made.clear(), ran.clear()
+
+        results = sweep(bridge, tiny_task, ["attribution_patching", "hvp"], 3, store=tmp_path)
+        assert made == ["tiny 0", "tiny 1", "tiny 2"]
+        assert ran == ["hvp"] * 3
+        made.clear()
+
+    at_once = sweep(bridge, tiny_task, ["attribution_patching", "hvp"], 3)
+    assert_same_numbers(results, at_once)
+
+
+def test_adding_an_estimator_to_some_of_the_prompts(bridge, tmp_path, made):
+    sweep(bridge, tiny_task, ["attribution_patching"], 3, store=tmp_path)
+    made.clear()
+    some = sweep(bridge, tiny_task, ["hvp"], 1, store=tmp_path)
+    assert made == ["tiny 0"]
+    assert some.sizes["prompt"] == 1 and some.hvp.notnull().all()
+    made.clear()
+    # The other prompts kept what they had, and lack only what they never got.
+    kept = sweep(bridge, tiny_task, ["attribution_patching"], 3, store=tmp_path)
+    assert made == []
+    assert kept.attribution_patching.notnull().all()
+    everything = sweep(bridge, tiny_task, ["attribution_patching", "hvp"], 3, store=tmp_path)
+    assert made == ["tiny 1", "tiny 2"]
+    assert_same_numbers(everything, sweep(bridge, tiny_task, ["attribution_patching", "hvp"], 3))
+
+
+def test_every_combination_has_a_file_of_its_own(bridge, tmp_path):
+    variants = [
+        {},
+        {"seed": 1},
+        {"direction": "noising"},
+        {"components": "mlp_out"},
+        {"components": "neurons_pre:2"},
+        {"top": 2, "estimators": ["activation_patching", "attribution_patching"]},
+    ]
+    for variant in variants:
+        sweep(bridge, tiny_task, **{"estimators": ["activation_patching"], **variant}, n_prompts=1,
+              store=tmp_path)  # fmt: skip
+    sweep(tiny_model("llama"), tiny_task, ["activation_patching"], 1, store=tmp_path)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == len(variants) + 1
+    assert "LlamaForCausalLM__tiny_task__heads__denoising__float32__seed0.nc" in files
+    assert "LlamaForCausalLM__tiny_task__heads__denoising__float64__seed0.nc" in files
+    assert "LlamaForCausalLM__tiny_task__heads__denoising__float32__seed0__top2.nc" in files
+    assert all(name.endswith(".nc") and ":" not in name for name in files)
+
+
+def test_a_model_given_by_name_is_loaded_only_when_needed(bridge, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(name, device=None, dtype=torch.float32):
+        loaded.append((name, device, dtype))
+        return bridge
+
+    monkeypatch.setattr(sweeps, "load_model", load)
+    arguments = ("some/model", tiny_task, ["activation_patching"], 2)
+    first = sweep(*arguments, store=tmp_path, device="cpu")
+    assert loaded == [("some/model", "cpu", torch.float32)]
+    assert the_file(tmp_path).name.startswith("some--model__tiny_task__")
+    xr.testing.assert_identical(sweep(*arguments, store=tmp_path), first)
+    assert len(loaded) == 1
+    with pytest.raises(ValueError, match="Unknown estimator"):
+        sweep("other", tiny_task, ["magic"], 2)
+    assert len(loaded) == 1
+
+
+def test_top(bridge, tmp_path):
+    full = sweep(bridge, tiny_task, ALL, 3)
+    part = sweep(bridge, tiny_task, ALL[:3], 3, top=4, store=tmp_path)
+    part = sweep(bridge, tiny_task, ALL, 3, top=4, store=tmp_path)  # added to what is stored
+    assert part.attrs["top"] == 4
+    xr.testing.assert_allclose(part.activation_patching, full.activation_patching, rtol=1e-4)
+    for i in range(3):
+        truth = np.abs(full.activation_patching[i].values)
+        largest = truth >= np.sort(truth)[-4]
+        assert largest.sum() == 4
+        for name in ALL[1:]:
+            assert (part[name][i].notnull().values == largest).all()
+            np.testing.assert_allclose(
+                part[name][i].values[largest], full[name][i].values[largest], rtol=1e-3, atol=1e-6
+            )
+    everything = sweep(bridge, tiny_task, ALL, 1, top=10_000)
+    assert all(everything[name].notnull().all() for name in ALL)
+
+
+# --- accidents ----------------------------------------------------------------------------------------
+
+
+def _set_aside(store):
+    return [path for path in Path(store).iterdir() if "set-aside" in path.name]
+
+
+@pytest.mark.parametrize("size", (0, 8, 0.5, 0.98))
+def test_a_damaged_file_is_set_aside(size, bridge, tmp_path, made, caplog):
+    first = sweep(bridge, tiny_task, ALL[:2], 2, store=tmp_path)
+    path = the_file(tmp_path)
+    damaged = path.read_bytes()
+    damaged = damaged[: size if isinstance(size, int) else int(size * len(damaged))]
+    path.write_bytes(damaged)
+    made.clear()
+    again = sweep(bridge, tiny_task, ALL[:2], 2, store=tmp_path)
+    assert len(made) == 2
+    assert_same_numbers(first, again)
+    (aside,) = _set_aside(tmp_path)
+    assert aside.read_bytes() == damaged
+    assert path.name in caplog.text and aside.name in caplog.text
+    assert "cannot be read" in caplog.text
+    assert str(tmp_path) not in caplog.text
+    made.clear()
+    sweep(bridge, tiny_task, ALL[:2], 2, store=tmp_path)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model", "another"), ("direction", "noising"), ("format", 0), ("seed", 7)]
+)
+def test_a_foreign_file_is_set_aside(key, value, bridge, tmp_path, made, caplog):
+    sweep(bridge, tiny_task, ALL[:2], 1, store=tmp_path)
+    path = the_file(tmp_path)
+    foreign = xr.load_dataset(path, engine="h5netcdf").assign_attrs({key: value})
+    foreign["activation_patching"] += 1
+    foreign.to_netcdf(path, engine="h5netcdf")
+    made.clear()
+    again = sweep(bridge, tiny_task, ALL[:2], 1, store=tmp_path)
+    assert made == ["tiny 0"]
+    assert_same_numbers(again, sweep(bridge, tiny_task, ALL[:2], 1))
+    assert len(_set_aside(tmp_path)) == 1
+    assert f"its {key} is {value}, not " in caplog.text
+
+
+@pytest.mark.parametrize("change", ("prompt", "answer"))
+def test_a_task_that_changed_is_computed_again(change, bridge, tmp_path, made, caplog):
+    sweep(bridge, tiny_task, ALL[:1], 3, store=tmp_path)
+    made.clear()
+
+    def changed_task(model, n, seed=0):
+        pairs = tiny_task(model, n, seed)
+        old = pairs[1]
+        clean = old.clean if change == "answer" else ((old.clean[0] + 1) % D_VOCAB, *old.clean[1:])
+        answer = (old.answer + 1) % D_VOCAB if change == "answer" else old.answer
+        corrupted = (clean[0], *old.corrupted[1:])
+        pairs[1] = hvp_utils.PromptPair(clean, corrupted, answer, name="changed")
+        return pairs
+
+    changed_task.__name__ = "tiny_task"
+    again = sweep(bridge, changed_task, ALL[:1], 4, store=tmp_path)
+    assert made == ["tiny 0", "changed", "tiny 2", "tiny 3"]
+    assert_same_numbers(again, sweep(bridge, changed_task, ALL[:1], 4))
+    assert len(_set_aside(tmp_path)) == 1
+    assert "prompt 1 is not the one that this task makes now" in caplog.text
+
+
+def test_a_failed_write_leaves_the_old_file(bridge, tmp_path, monkeypatch):
+    sweep(bridge, tiny_task, ALL[:2], 2, store=tmp_path)
+    before = the_file(tmp_path).read_bytes()
+
+    def disk_full(self, path, **_):
+        Path(path).write_bytes(b"half a f")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xr.Dataset, "to_netcdf", disk_full)
+        with pytest.raises(OSError, match="No space left"):
+            sweep(bridge, tiny_task, ALL[:2], 3, store=tmp_path)
+    assert the_file(tmp_path).read_bytes() == before
+    assert sweep(bridge, tiny_task, ALL[:2], 3, store=tmp_path).sizes["prompt"] == 3
+    assert [path.suffix for path in tmp_path.iterdir()] == [".nc"]
+
+
+def test_an_interrupted_sweep_keeps_the_prompts_before(bridge, tmp_path, made, monkeypatch):
+    along_axes, calls = PatchedMetric.along_axes, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(self.pair.name)
+        if self.pair.name == "tiny 2":
+            raise KeyboardInterrupt
+        return along_axes(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchedMetric, "along_axes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(bridge, tiny_task, ["hvp"], 4, store=tmp_path)
+    assert xr.load_dataset(the_file(tmp_path), engine="h5netcdf").sizes["prompt"] == 2
+    made.clear()
+    results = sweep(bridge, tiny_task, ["hvp"], 4, store=tmp_path)
+    assert made == ["tiny 2", "tiny 3"]
+    assert_same_numbers(results, sweep(bridge, tiny_task, ["hvp"], 4))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch, xarray as xr
+from hvp_utils import sweep, sweeps
+from tiny_models import tiny_model, tiny_task
+
+store, when = sys.argv[1:]
+one_prompt, to_netcdf = sweeps._one_prompt, xr.Dataset.to_netcdf
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def computing(bridge, pair, *rest):
+    return die() if pair.name == "tiny 2" else one_prompt(bridge, pair, *rest)
+
+def writing(self, path, **kwargs):
+    to_netcdf(self, path, **kwargs)
+    if self.sizes["prompt"] == 3:  # half of the file has reached the disk
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+
+if when == "computing":
+    sweeps._one_prompt = computing
+else:
+    xr.Dataset.to_netcdf = writing
+sweep(tiny_model("llama", torch.float32), tiny_task, ["hvp"], 4, store=store)
+"""
+
+
+def test_kill_minus_nine_loses_one_prompt_at_most(bridge, tmp_path, made):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    tests = Path(__file__).parent
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    stores = {when: tmp_path / when for when in ("computing", "writing")}
+    children = [
+        subprocess.Popen([sys.executable, script, store, when], env=environment)
+        for when, store in stores.items()
+    ]
+    try:
+        for child in children:
+            assert child.wait(timeout=500) == -signal.SIGKILL
+    finally:
+        for child in children:
+            child.kill()
+    expected = sweep(bridge, tiny_task, ["hvp"], 4)
+    for store in stores.values():
+        with xr.open_dataset(the_file(store), engine="h5netcdf") as left:
+            assert left.sizes["prompt"] == 2
+        made.clear()
+        results = sweep(bridge, tiny_task, ["hvp"], 4, store=store)
+        assert made == ["tiny 2", "tiny 3"]
+        assert_same_numbers(results, expected)
+        assert [path.suffix for path in store.iterdir()] == [".nc"]
+
+
+# --- where a number comes from ------------------------------------------------------------------------
+
+
+def test_provenance(bridge, tmp_path):
+    sweep(bridge, tiny_task, ALL[:1], 1, seed=2, direction="noising", store=tmp_path)
+    attributes = xr.load_dataset(the_file(tmp_path), engine="h5netcdf").attrs
+    expected = {
+        "model": "LlamaForCausalLM",
+        "name": "LlamaForCausalLM",
+        "hub_id": "LlamaForCausalLM",
+        "quantisation": "none",
+        "task": "tiny_task",
+        "components": "heads",
+        "direction": "noising",
+        "seed": 2,
+        "dtype": "float32",
+        "device": "cpu",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "xarray": xr.__version__,
+    }
+    assert expected.items() <= {k: v for k, v in attributes.items()}.items()
+    for key in ("revision", "git_revision", "transformers", "transformer_lens", "numpy"):
+        assert attributes[key], key
+    assert attributes["written"].endswith("+00:00")
+    assert set(provenance(bridge)) <= set(attributes)
+
+
+def test_the_file_tells_nothing_about_the_machine(bridge, tmp_path):
+    """These files are published: no path, no user and no host may be in them."""
+    sweep(bridge, tiny_task, ALL[:2], 1, store=tmp_path)
+    content = the_file(tmp_path).read_bytes()
+    secrets = {str(tmp_path), str(Path.home()), os.getcwd(), sys.prefix, tmp_path.name}
+    secrets |= {platform.node()} if len(platform.node()) > 3 else set()
+    try:
+        user = getpass.getuser()
+    except OSError:
+        user = ""
+    secrets |= {user} if len(user) > 4 else set()  # "root" is a word like any other
+    assert b"tiny_task" in content  # attributes are stored as they are
+    for secret in secrets:
+        assert secret.encode() not in content, secret
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+def ragged_task(model, n, seed=0):
+    return [
+        hvp_utils.PromptPair((1, 2, 3), (1, 4, 3), 5),
+        hvp_utils.PromptPair((1, 2, 3, 6), (1, 4, 3, 6), 5),
+    ][:n]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimators": ["hpv"]}, "Unknown estimator 'hpv'"),
+        ({"estimators": ["hvp"], "top": 3}, 'top needs "activation_patching"'),
+        ({"n_prompts": 0}, "n_prompts must be at least 1, not 0"),
+        ({"task": "riddles"}, "unknown task 'riddles'"),
+        ({"direction": "sideways"}, "direction must be"),
+        ({"components": "eyes"}, "Unknown components 'eyes'"),
+        ({"task": ragged_task, "components": "resid"}, "these have 6 and 9.*prompts of one length"),
+        ({"task": ragged_task, "n_prompts": 3}, "3 prompts were asked for, but the task holds 2"),
+    ],
+)
+def test_refusals(arguments, message, bridge, tmp_path):
+    defaults = {"task": tiny_task, "estimators": ["activation_patching"], "n_prompts": 2}
+    with pytest.raises(ValueError, match=message):
+        sweep(bridge, **(defaults | arguments), store=tmp_path)
+
+
+def test_prompts_of_different_lengths_are_fine_for_heads(bridge):
+    results = sweep(bridge, ragged_task, ["activation_patching"], 2, components="heads")
+    assert results.n_tokens.values.tolist() == [3, 4]
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(bridge, monkeypatch, tmp_path):
+    """Run `python -m hvp_utils sweep ...` in this process, on a tiny model and task."""
+    monkeypatch.setattr(sweeps, "load_model", lambda name, **_: bridge)
+    monkeypatch.setitem(TASKS, "tiny", tiny_task)
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+
+    def run(*arguments):
+        return runner.invoke(app, ["sweep", *arguments])
+
+    return run
+
+
+def test_help_lists_everything(command):
+    text = command("--help").output
+    for names in (MODELS, ESTIMATORS, COMPONENT_KINDS, set(TASKS) - {"tiny"}):
+        for name in names:
+            assert name in text, name
+    for option in ("--model", "--task", "--estimators", "--prompts", "--components", "--direction",
+                   "--seed", "--top", "--store", "--device"):  # fmt: skip
+        assert option in text, option
+    bare = CliRunner().invoke(app, [])
+    assert "sweep" in bare.output
+
+
+def test_a_run_on_the_command_line(command, bridge, tmp_path):
+    done = command("--task", "tiny", "--prompts", "2", "--store", "out", "--estimators",
+                   "activation_patching, attribution_patching,ms_hvp:3")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "2 prompts, 12 components." in done.output
+    results = xr.load_dataset(the_file(tmp_path / "out"), engine="h5netcdf")
+    for name in ("attribution_patching", "ms_hvp:3"):
+        error = stats.top_k_relative_error(results[name], results.activation_patching).mean()
+        assert f"{name}: top-5 relative error {error:6.2f} %" in done.output
+    assert "activation_patching:" not in done.output
+    again = command("--task", "tiny", "--prompts", "2", "--store", "out")
+    assert again.exit_code == 0
+    assert "hvp" in xr.load_dataset(the_file(tmp_path / "out"), engine="h5netcdf")
+
+
+def test_the_command_line_with_few_components(command, tmp_path):
+    done = command("--task", "tiny", "--prompts", "1", "--top", "3")
+    assert done.exit_code == 0, done.output
+    assert "hvp: top-3 relative error" in done.output
+    assert the_file(tmp_path / "results").name.endswith("__top3.nc")
+    done = command("--task", "tiny", "--prompts", "1", "--components", "mlp_out")
+    assert done.exit_code == 0, done.output
+    assert "1 prompts, 3 components" in done.output and "top-3 relative error" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--estimators", "hpv"), "Unknown estimator 'hpv'. Known: activation_patching"),
+        (("--task", "riddles"), "unknown task 'riddles'. Known tasks: ioi"),
+        (("--components", "eyes"), "Unknown components 'eyes'. Known kinds: heads"),
+        (("--direction", "sideways"), "direction must be"),
+        (("--estimators", "hvp", "--top", "3"), "top needs"),
+    ],
+)
+def test_unknown_names_on_the_command_line(arguments, message, command):
+    done = command("--task", "tiny", "--prompts", "1", *arguments)
+    assert done.exit_code == 1
+    assert "Error: " in done.stderr and message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_model_out_of_reach_on_the_command_line(command, monkeypatch):
+    monkeypatch.setattr(sweeps, "load_model", hvp_utils.load_model)
+    done = command("--model", "no-such/model", "--task", "tiny")
+    assert done.exit_code == 1
+    assert "no-such/model must be fetched from the Hugging Face hub" in done.stderr
