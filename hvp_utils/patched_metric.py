@@ -38,7 +38,7 @@ Direction = Literal["denoising", "noising"]
 
 # Tokens run together by default. On a CPU more rows than this only fall out of the caches; a GPU
 # wants many more to be busy.
-_TOKENS_PER_BATCH = {"cpu": 448, "cuda": 16384}
+_TOKENS_PER_BATCH = {"cpu": 224, "cuda": 16384}
 
 
 class AxisDerivatives(NamedTuple):

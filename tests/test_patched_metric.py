@@ -45,9 +45,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("architecture", "kind", "direction", "where", "metric"), CASES)
-def test_everything_equals_the_slow_reference(
-    architecture, kind, direction, where, metric, random
-):
+def test_everything_equals_the_slow_reference(architecture, kind, direction, where, metric, random):
     bridge, pair = tiny_model(architecture), tiny_pair(where, metric)
     M = PatchedMetric(bridge, pair, kind, direction)
     slow = reference.Problem(bridge, pair, kind, direction)
@@ -292,9 +290,7 @@ def test_batches_shrink_when_memory_runs_out(message, random):
     small = PatchedMetric(bridge, tiny_pair(metric=machine), batch_size=10)
     alphas = random(5, large.n)
     before = _traces(bridge)
-    for one, other in zip(
-        _all_results(small, alphas), _all_results(large, alphas), strict=True
-    ):
+    for one, other in zip(_all_results(small, alphas), _all_results(large, alphas), strict=True):
         assert_close(one, other, 1e-11)
     assert (large.batch_size, small.batch_size) == (10, 2)
     assert machine.failures == [10, 5]  # 10 -> 5 -> 2, and never again after that
@@ -575,7 +571,7 @@ def test_a_metric_must_be_finite():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"direction": "upwards"}, "\"denoising\" or \"noising\", not 'upwards'"),
+        ({"direction": "upwards"}, '"denoising" or "noising", not \'upwards\''),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"components": "eyes"}, "Unknown components 'eyes'.*heads.*mlp_out.*resid"),
         ({"components": "neurons_pre:9"}, "between 1 and 5"),

@@ -21,7 +21,9 @@ TIED = np.round(TRUTH), np.round(ESTIMATE)
 
 
 @pytest.mark.parametrize(("truth", "estimate"), [(TRUTH, ESTIMATE), TIED], ids=["plain", "tied"])
-@pytest.mark.parametrize("name", ("kendall_tau", "spearman", "top_k_overlap", "top_k_relative_error"))
+@pytest.mark.parametrize(
+    "name", ("kendall_tau", "spearman", "top_k_overlap", "top_k_relative_error")
+)
 def test_equal_to_explicit_loops(name, truth, estimate):
     fast, slow = globals()[name], getattr(reference, name)
     found = fast(estimate, truth)

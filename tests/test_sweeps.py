@@ -70,9 +70,7 @@ def the_file(store):
 @pytest.mark.parametrize("components", ("heads", "neurons_post:2"))
 def test_a_sweep_holds_what_the_estimators_say(components, direction):
     bridge = tiny_model("llama")
-    results = sweep(
-        bridge, tiny_task, ALL, 3, seed=4, direction=direction, components=components
-    )
+    results = sweep(bridge, tiny_task, ALL, 3, seed=4, direction=direction, components=components)
     assert dict(results.sizes) == {"prompt": 3, "component": results.sizes["component"]}
     for i, pair in enumerate(tiny_task(bridge, 3, seed=4)):
         M = PatchedMetric(bridge, pair, components, direction, seed=4)

@@ -1,0 +1,225 @@
+"""The engine on a real language model: a known reference point, other libraries, stored numbers.
+
+The oracles share no code with this package: TransformerLens patches one component at a time and
+attributes from its own gradient cache; curvlinops differentiates forward over reverse.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import reference
+import torch
+import xarray as xr
+from transformer_lens import patching
+from transformer_lens.tools.analysis import attribution_patching as peer
+
+from hvp_utils import (
+    PatchedMetric,
+    activation_patching,
+    attribution_patching,
+    find_estimator,
+    hvp,
+    make_prompts,
+    ms_hvp,
+    reference_pair,
+    top_k_relative_error,
+)
+
+ALWAYS = ("activation_patching", "attribution_patching")
+RESULTS = sorted((Path(__file__).parents[1] / "notebooks" / "results").glob("*.nc"))
+
+
+@pytest.fixture(scope="module")
+def M(real_model):
+    return PatchedMetric(real_model, reference_pair())
+
+
+@pytest.fixture(scope="module")
+def truth(M):
+    return activation_patching(M)
+
+
+@pytest.fixture(scope="module")
+def hessian(M):
+    return M.hessian_matvec(torch.eye(M.n)).double()
+
+
+# --- the reference point -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("estimator", "percent"),
+    [(attribution_patching, 14.96), (hvp, 9.64)],
+    ids=["AP", "HVP"],
+)
+def test_the_reference_point(estimator, percent, M, truth):
+    assert M.n == 270
+    error = top_k_relative_error(estimator(M), truth)
+    assert error == pytest.approx(percent, abs=0.0051)  # to the digits given
+
+
+@pytest.mark.parametrize(("n_steps", "percent"), [(2, 1.90), (5, 0.35)])
+def test_the_reference_point_of_ms_hvp(n_steps, percent, M, truth):
+    largest = truth.abs().topk(5).indices  # the error reads no others
+    estimate = torch.full_like(truth, torch.nan)
+    estimate[largest] = ms_hvp(M, n_steps, largest)
+    assert top_k_relative_error(estimate, truth) == pytest.approx(percent, abs=0.0051)
+
+
+def test_the_hessian_is_nearly_of_rank_8(hessian):
+    eigenvalues = torch.linalg.eigvalsh((hessian + hessian.T) / 2)
+    squares = eigenvalues.square().sort(descending=True).values
+    share = 100 * (squares[:8].sum() / squares.sum()).item()
+    assert share == pytest.approx(99.55, abs=0.01)
+
+
+def test_the_hessian_is_symmetric_and_its_diagonal_is_the_curvature(hessian, M):
+    scale = hessian.abs().max()
+    assert (hessian - hessian.T).abs().max() < 1e-4 * scale
+    curvature = M.along_axes(0.0).curvature.double()
+    assert (hessian.diagonal() - curvature).abs().max() < 1e-4 * scale
+
+
+def test_one_head_by_the_slow_reference(real_model, M, truth):
+    """Whole prompt, all layers, plain hooks: the head with the largest effect, and one at random."""
+    slow = reference.Problem(real_model, reference_pair())
+    for c in (int(truth.abs().argmax()), 100):
+        for t in (0.0, 0.5):
+            fast = M.along_axes(t, components=torch.tensor([c]))
+            for one, other in zip(fast, reference.along_axis(slow, c, t), strict=True):
+                assert one.item() == pytest.approx(other.item(), rel=1e-3, abs=1e-5)
+
+
+# --- TransformerLens ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ("denoising", "noising"))
+def test_activation_patching_equals_transformer_lens(direction, real_model, truth):
+    """`transformer_lens.patching`, one head and one run at a time, on a handful of heads."""
+    pair = reference_pair()
+    resolved = pair.resolve(real_model)
+    base, other = resolved.corrupted, resolved.clean
+    if direction == "noising":
+        base, other = other, base
+    largest = truth.abs().topk(5).indices.tolist()
+    random = np.random.default_rng(0).choice(270, size=4, replace=False).tolist()
+    which = torch.tensor(sorted({*largest, *random}))
+
+    with torch.no_grad():
+        _, cache = real_model.run_with_cache(
+            other[None], names_filter=lambda name: name.endswith("hook_z")
+        )
+        patched = patching.generic_activation_patch(
+            real_model,
+            base[None],
+            cache,
+            lambda logits: resolved.metric(logits[:, -1])[0],
+            patching.layer_head_vector_patch_setter,
+            "z",
+            index_df=pd.DataFrame(
+                [divmod(c, 9) for c in which.tolist()], columns=["layer", "head"]
+            ),
+        )
+    M = PatchedMetric(real_model, pair, direction=direction)
+    ours = activation_patching(M, which)
+    assert ours.abs().max() > 0.1
+    assert torch.allclose(ours, patched - M.base, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("direction", ("denoising", "noising"))
+def test_attribution_patching_equals_transformer_lens(direction, real_model):
+    """Its scores are per head and position; a head patched everywhere is their sum."""
+    pair = reference_pair()
+    resolved = pair.resolve(real_model)
+    base, other = resolved.corrupted, resolved.clean
+    if direction == "noising":
+        base, other = other, base
+    scores = peer.attribution_patch(
+        real_model, other[None], base[None], lambda logits: resolved.metric(logits[:, -1])[0]
+    ).node_scores
+    heads, mlps = torch.zeros(30, 9), torch.zeros(30)
+    for node, score in scores.items():
+        if node.kind == "attn_head_out":
+            heads[node.layer, node.head] += score
+        elif node.kind == "mlp_out":
+            mlps[node.layer] += score
+    for kind, theirs in (("heads", heads.flatten()), ("mlp_out", mlps)):
+        ours = attribution_patching(PatchedMetric(real_model, pair, kind, direction))
+        assert theirs.abs().max() > 0.1
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+# --- curvlinops --------------------------------------------------------------------------------------
+
+
+def test_hessian_products_equal_curvlinops(real_model, M):
+    """Its Hessian of a "network" whose only parameter is alpha and whose output is M(alpha)."""
+    curvlinops = pytest.importorskip("curvlinops")
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.alpha = torch.nn.Parameter(torch.zeros(M.n))
+
+        def forward(self, unused):
+            return M(self.alpha).reshape(1, 1)
+
+    network = Network()
+    operator = curvlinops.HessianLinearOperator(
+        network,
+        torch.nn.MSELoss(reduction="sum"),  # (M - y)^2, at y = M(0) - 1/2: Hessian H + 2 g g^T
+        [network.alpha],
+        [(torch.zeros(1, 1), torch.tensor([[M.base - 0.5]]))],
+        check_deterministic=False,
+    )
+    v = torch.randn(M.n, generator=torch.Generator().manual_seed(0))
+    g = M.gradient()
+    theirs = operator @ v - 2 * g * (g @ v)
+    ours = M.hvp(v)
+    assert ours.abs().max() > 0.01
+    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * ours.abs().max().item())
+
+
+# --- stored numbers ----------------------------------------------------------------------------------
+
+
+def test_there_are_stored_results():
+    assert RESULTS
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_stored_numbers_can_be_computed_again(path, real_model):
+    """Two prompts and some components of every committed sweep, to 1e-3 of the largest effect."""
+    stored = xr.load_dataset(path, engine="h5netcdf")
+    about = stored.attrs
+    assert (about["model"], about["dtype"]) == ("smollm2-135m", "float32")
+    rng = np.random.default_rng(2026)
+    prompts = sorted(rng.choice(stored.sizes["prompt"], size=2, replace=False).tolist())
+    pairs = make_prompts(about["task"], real_model, stored.sizes["prompt"], seed=about["seed"])
+    estimators = [name for name in stored.data_vars if "component" in stored[name].dims]
+    estimators.remove("delta_norm")
+    assert estimators
+    for i in prompts:
+        one = stored.isel(prompt=i)
+        M = PatchedMetric(
+            real_model, pairs[i], about["components"], about["direction"], seed=about["seed"]
+        )
+        assert str(pairs[i].answer) == one.answer.item()
+        assert list(M.labels) == one.label.values.tolist()
+        assert M.base == pytest.approx(one.base.item(), rel=1e-3, abs=1e-4)
+        assert M.other == pytest.approx(one.other.item(), rel=1e-3, abs=1e-4)
+        np.testing.assert_allclose(M.delta_norm, one.delta_norm, rtol=1e-3)
+        # In a file made with `top`, only the components that every estimator was given.
+        complete = np.all([one[name].notnull() for name in estimators], axis=0).nonzero()[0]
+        largest = complete[np.abs(one.activation_patching.values[complete]).argmax()]
+        which = np.union1d(largest, rng.choice(complete, size=4, replace=False))
+        drawn = rng.choice([name for name in estimators if name not in ALWAYS])
+        for name in (*ALWAYS, drawn):
+            again = find_estimator(name)(M, components=torch.tensor(which)).numpy()
+            values = one[name].values
+            tolerance = 1e-3 * np.nanmax(np.abs(values))
+            np.testing.assert_allclose(
+                again, values[which], rtol=1e-3, atol=tolerance, err_msg=f"{name}, prompt {i}"
+            )
