@@ -118,7 +118,7 @@ class Problem:
         return self.run(hooks)
 
 
-# --- along one axis: patching one component, all others live ---------------------------------------
+# --- along one axis: patching one component, all others live ---------------------------------
 
 
 def along_axis(problem: Problem, c: int, t: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,7 +140,7 @@ def along_axes(problem: Problem, t: float) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(values), torch.stack(slopes), torch.stack(curvatures)
 
 
-# --- the four estimators ---------------------------------------------------------------------------
+# --- the four estimators ---------------------------------------------------------------------
 
 
 def activation_patching(problem: Problem) -> Tensor:
@@ -213,7 +213,7 @@ def ms_hvp(problem: Problem, n_steps: int) -> Tensor:
     return torch.stack(estimates)
 
 
-# --- any point: all components moved together -------------------------------------------------------
+# --- any point: all components moved together ------------------------------------------------
 
 
 def gradient(problem: Problem, alpha: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def hessian_products(problem: Problem, V: Tensor, alpha: Tensor) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-# --- statistics, for one prompt ---------------------------------------------------------------------
+# --- statistics, for one prompt --------------------------------------------------------------
 
 
 def _largest(values: list[float], k: int) -> list[int]:

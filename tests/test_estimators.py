@@ -52,7 +52,7 @@ def test_float32_estimators_equal_the_slow_reference_in_float64():
     assert_close(ms_hvp(M, 3).double(), reference.ms_hvp(slow, 3), 1e-4)
 
 
-# --- closed forms ------------------------------------------------------------------------------------
+# --- closed forms ----------------------------------------------------------------------------
 
 
 def u(logits):
@@ -122,7 +122,7 @@ def test_the_error_of_ms_hvp_on_a_cubic_model_falls_as_one_over_k_squared(last_l
         assert_close(truth - ms_hvp(M, n_steps, which), b**3 / n_steps**2, 1e-9)
 
 
-# --- what they share ----------------------------------------------------------------------------------
+# --- what they share -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)

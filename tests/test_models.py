@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import hvp_utils
 from hvp_utils import PatchedMetric, as_bridge, load_model, model_origin, models
 
-# --- wrapping a model of one's own -------------------------------------------------------------------
+# --- wrapping a model of one's own -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -115,7 +115,7 @@ def test_the_origin_of_a_model_of_ones_own(tmp_path):
     assert set(origin.as_dict()) == {"name", "hub_id", "revision", "quantisation"}
 
 
-# --- what cannot be loaded ---------------------------------------------------------------------------
+# --- what cannot be loaded -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ("gpt2", "no-such/model"))
@@ -265,7 +265,7 @@ def test_missing_wheel(monkeypatch):
         load_model("smollm2-135m", device="cpu")
 
 
-# --- the model that comes as a wheel ------------------------------------------------------------------
+# --- the model that comes as a wheel ---------------------------------------------------------
 
 
 def test_the_embedded_model(real_model):

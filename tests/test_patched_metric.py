@@ -26,7 +26,7 @@ def assert_close(fast, slow, tolerance=1e-9):
     assert (fast - slow).abs().max() <= tolerance * scale
 
 
-# --- fast equals slow --------------------------------------------------------------------------------
+# --- fast equals slow ------------------------------------------------------------------------
 
 # Six architectures, five kinds of component, two directions, three prompts and four metrics: the
 # full product takes minutes, so these 30 cases are a covering of it. Each case meets every
@@ -85,7 +85,7 @@ def test_heads_equal_the_slow_reference_each_at_its_own_t(architecture, directio
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_tiny_models_bend(architecture):
-    """Were they nearly linear, the tests above could not tell a wrong curvature from a right one."""
+    """Were they nearly linear, the tests above could not tell wrong curvature from right."""
     for kind in KINDS:
         g = PatchedMetric(tiny_model(architecture), tiny_pair(), kind).along_axes(0.0)
         assert (g.curvature / 2).abs().max() > 0.01 * g.slope.abs().max()
@@ -125,7 +125,7 @@ def test_a_float64_model_computes_in_float64_throughout(architecture):
     assert not [key for key in narrow if key[1]]
 
 
-# --- many points at once ------------------------------------------------------------------------------
+# --- many points at once ---------------------------------------------------------------------
 
 
 def test_many_alphas_at_once_are_single_alphas(random):
@@ -199,7 +199,7 @@ def test_identical_prompts_give_exactly_nothing(kind):
     assert (M.hessian_matvec(torch.eye(M.n)) == 0).all()
 
 
-# --- M is a differentiable function ---------------------------------------------------------------
+# --- M is a differentiable function ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("architecture", "kind"), [("llama", "heads"), ("gemma2", "mlp_out")])
@@ -239,7 +239,7 @@ def test_the_model_is_left_without_gradients():
     assert all(p.grad is None and not p.requires_grad for p in bridge.parameters())
 
 
-# --- batches ----------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------
 
 
 def _all_results(M, random_alphas):
@@ -257,7 +257,7 @@ def test_the_batch_size_changes_nothing(architecture, kind, random):
     results = []
     for batch_size in (None, 1, 3, 10_000):
         M = PatchedMetric(tiny_model(architecture), tiny_pair(), kind, batch_size=batch_size)
-        alphas = random(5, M.n) if not results else alphas  # noqa: F821
+        alphas = random(5, M.n) if not results else alphas
         results.append(_all_results(M, alphas))
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
@@ -327,7 +327,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory():
     assert M.batch_size == 10
 
 
-# --- nothing is left behind, and nothing is run in vain ---------------------------------------------
+# --- nothing is left behind, and nothing is run in vain --------------------------------------
 
 
 def _traces(bridge):
@@ -526,7 +526,7 @@ def test_outer_function_modes_still_apply():
     assert torch.nn.functional.softmax in seen or torch.Tensor.softmax in seen
 
 
-# --- refusals ---------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))

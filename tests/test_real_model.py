@@ -46,7 +46,7 @@ def hessian(M):
     return M.hessian_matvec(torch.eye(M.n)).double()
 
 
-# --- the reference point -----------------------------------------------------------------------------
+# --- the reference point ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_hessian_is_symmetric_and_its_diagonal_is_the_curvature(hessian, M):
 
 
 def test_one_head_by_the_slow_reference(real_model, M, truth):
-    """Whole prompt, all layers, plain hooks: the head with the largest effect, and one at random."""
+    """Whole prompt, all layers, plain hooks: the largest head, and one at random."""
     slow = reference.Problem(real_model, reference_pair())
     for c in (int(truth.abs().argmax()), 100):
         for t in (0.0, 0.5):
@@ -92,7 +92,7 @@ def test_one_head_by_the_slow_reference(real_model, M, truth):
                 assert one.item() == pytest.approx(other.item(), rel=1e-3, abs=1e-5)
 
 
-# --- TransformerLens ---------------------------------------------------------------------------------
+# --- TransformerLens -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("direction", ("denoising", "noising"))
@@ -151,7 +151,7 @@ def test_attribution_patching_equals_transformer_lens(direction, real_model):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
 
 
-# --- curvlinops --------------------------------------------------------------------------------------
+# --- curvlinops ------------------------------------------------------------------------------
 
 
 def test_hessian_products_equal_curvlinops(real_model, M):
@@ -182,7 +182,7 @@ def test_hessian_products_equal_curvlinops(real_model, M):
     assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * ours.abs().max().item())
 
 
-# --- stored numbers ----------------------------------------------------------------------------------
+# --- stored numbers --------------------------------------------------------------------------
 
 
 def test_there_are_stored_results():
@@ -204,7 +204,7 @@ def test_stored_numbers_can_be_computed_again(path, real_model):
     for i in prompts:
         one = stored.isel(prompt=i)
         M = PatchedMetric(
-            real_model, pairs[i], about["components"], about["direction"], seed=about["seed"]
+            real_model, pairs[i], about["components"], about["direction"], seed=int(about["seed"])
         )
         assert str(pairs[i].answer) == one.answer.item()
         assert list(M.labels) == one.label.values.tolist()

@@ -90,7 +90,7 @@ def test_refusals(call, message):
         call()
 
 
-# --- the bootstrap ------------------------------------------------------------------------------------
+# --- the bootstrap ---------------------------------------------------------------------------
 
 
 def test_bootstrap_equals_its_definition():

@@ -63,7 +63,7 @@ def the_file(store):
     return path
 
 
-# --- what comes out ----------------------------------------------------------------------------------
+# --- what comes out --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("direction", ("denoising", "noising"))
@@ -113,7 +113,7 @@ def test_no_point_of_an_axis_is_computed_twice(bridge, monkeypatch):
     assert {p for _, _, p in points} == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
-# --- only what is missing ----------------------------------------------------------------------------
+# --- only what is missing --------------------------------------------------------------------
 
 
 def test_a_second_call_computes_nothing(bridge, tmp_path, made):
@@ -231,7 +231,7 @@ def test_top(bridge, tmp_path):
     assert all(everything[name].notnull().all() for name in ALL)
 
 
-# --- accidents ----------------------------------------------------------------------------------------
+# --- accidents -------------------------------------------------------------------------------
 
 
 def _set_aside(store):
@@ -395,7 +395,7 @@ def test_kill_minus_nine_loses_one_prompt_at_most(bridge, tmp_path, made):
         assert [path.suffix for path in store.iterdir()] == [".nc"]
 
 
-# --- where a number comes from ------------------------------------------------------------------------
+# --- where a number comes from ---------------------------------------------------------------
 
 
 def test_provenance(bridge, tmp_path):
@@ -440,7 +440,7 @@ def test_the_file_tells_nothing_about_the_machine(bridge, tmp_path):
         assert secret.encode() not in content, secret
 
 
-# --- refusals -----------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------
 
 
 def ragged_task(model, n, seed=0):
@@ -474,7 +474,7 @@ def test_prompts_of_different_lengths_are_fine_for_heads(bridge):
     assert results.n_tokens.values.tolist() == [3, 4]
 
 
-# --- the command line ---------------------------------------------------------------------------------
+# --- the command line ------------------------------------------------------------------------
 
 
 @pytest.fixture

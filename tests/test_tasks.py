@@ -28,7 +28,7 @@ from hvp_utils.tasks.factual import FACTS
 from hvp_utils.tasks.ioi import ORDERS, TEMPLATES
 from hvp_utils.tasks.sampling import draw, ordinary_tokens
 
-# --- models that only tokenise -------------------------------------------------------------------
+# --- models that only tokenise ---------------------------------------------------------------
 
 
 class FakeTokenizer:
@@ -110,7 +110,7 @@ def smollm2():
     )
 
 
-# --- metrics -------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------
 
 floats = st.floats(-30, 30, allow_nan=False)
 
@@ -182,7 +182,7 @@ def test_metric_refuses_logits_of_all_positions(fake):
         pair.metric(torch.zeros(2, 3, 2000))
 
 
-# --- a prompt pair without a model ---------------------------------------------------------------
+# --- a prompt pair without a model -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_pair_is_a_plain_hashable_value():
         pair.clean = (9,)
 
 
-# --- a prompt pair with a model ------------------------------------------------------------------
+# --- a prompt pair with a model --------------------------------------------------------------
 
 
 def test_resolve_gives_ids_with_the_models_bos(fake):
@@ -320,7 +320,7 @@ def test_without_a_tokenizer_ids_work_and_text_is_refused():
             task(model, 1)
 
 
-# --- drawing without repeats ---------------------------------------------------------------------
+# --- drawing without repeats -----------------------------------------------------------------
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers())
@@ -348,7 +348,7 @@ def test_random_tokens_are_never_markers_nor_padding():
     assert ordinary_tokens(model)[-1] == 1999
 
 
-# --- every task, with the real tokenizer ---------------------------------------------------------
+# --- every task, with the real tokenizer -----------------------------------------------------
 
 GENERATORS = {
     **TASKS,
@@ -414,7 +414,7 @@ def test_random_token_corruption_changes_position_three_only(smollm2, name):
     assert len(replacements) > 0.9 * N  # 49,135 to choose from: repeats are rare
 
 
-# --- IOI -----------------------------------------------------------------------------------------
+# --- IOI -------------------------------------------------------------------------------------
 
 
 def test_reference_pair_is_the_one_the_book_uses(smollm2):
@@ -462,7 +462,7 @@ def test_ioi_uses_only_names_that_are_one_token():
         ioi(none, 1)
 
 
-# --- Greater-Than --------------------------------------------------------------------------------
+# --- Greater-Than ----------------------------------------------------------------------------
 
 YEARS = re.compile(r"The (\w+) lasted from the year (1[1-7])(\d\d) to the year (1[1-7])( \[|$)")
 
@@ -521,7 +521,7 @@ def test_greater_than_refuses_tokenizers_that_write_years_otherwise():
         greater_than(FakeModel(TRIPLES), 1)
 
 
-# --- facts ---------------------------------------------------------------------------------------
+# --- facts -----------------------------------------------------------------------------------
 
 
 def test_facts_are_distinct_and_each_relation_can_be_swapped():
@@ -578,7 +578,7 @@ def test_unknown_corruptions_are_refused(fake, task):
         task(fake, 1, corruption="noise")
 
 
-# --- naming a task -------------------------------------------------------------------------------
+# --- naming a task ---------------------------------------------------------------------------
 
 
 def test_make_prompts_takes_a_name_a_generator_or_a_list(smollm2):
