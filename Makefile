@@ -40,8 +40,8 @@ $(READY): requirements.txt requirements-nodeps.txt constraints.txt pyproject.tom
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
-book: $(READY) ## execute the chapters that are out of date, then build the site
-	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) \
+book: $(READY) ## execute the chapters (later: those out of date), then build the site
+	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) --here \
 		$(if $(RUN),--out $(RUN)) $(if $(FORCE),--force)
 ifeq ($(RUN),)
 	$(BIN)/python tools/main_figure.py

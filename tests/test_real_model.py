@@ -136,9 +136,13 @@ def test_attribution_patching_equals_transformer_lens(direction, real_model):
     base, other = resolved.corrupted, resolved.clean
     if direction == "noising":
         base, other = other, base
-    scores = peer.attribution_patch(
-        real_model, other[None], base[None], lambda logits: resolved.metric(logits[:, -1])[0]
-    ).node_scores
+    embedding = real_model.embed.requires_grad_(True)  # it takes gradients from the weights up
+    try:
+        scores = peer.attribution_patch(
+            real_model, other[None], base[None], lambda logits: resolved.metric(logits[:, -1])[0]
+        ).node_scores
+    finally:
+        embedding.requires_grad_(False)
     heads, mlps = torch.zeros(30, 9), torch.zeros(30)
     for node, score in scores.items():
         if node.kind == "attn_head_out":
@@ -154,9 +158,12 @@ def test_attribution_patching_equals_transformer_lens(direction, real_model):
 # --- curvlinops ------------------------------------------------------------------------------
 
 
-def test_hessian_products_equal_curvlinops(real_model, M):
+def test_hessian_products_equal_curvlinops(M, monkeypatch):
     """Its Hessian of a "network" whose only parameter is alpha and whose output is M(alpha)."""
     curvlinops = pytest.importorskip("curvlinops")
+    # It differentiates forward over reverse, and reverse-mode SiLU has no forward derivative in
+    # torch as long as it stays one operation.
+    monkeypatch.setattr(torch.nn.functional, "silu", lambda x, inplace=False: x * torch.sigmoid(x))
 
     class Network(torch.nn.Module):
         def __init__(self):

@@ -257,6 +257,9 @@ def main(
         Path | None, typer.Option(help="Folder for the .ipynb. [default: beside the sources]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also run what is up to date.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Also run what this checkout has not run itself.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; fail if out of date.")
     ] = False,
@@ -267,6 +270,12 @@ def main(
         raise typer.BadParameter("another model or device needs --out; see --help")
     targets = {source: (out or source.parent) / f"{source.stem}.ipynb" for source in sources}
     reasons = {source: out_of_date(source, target) for source, target in targets.items()}
+    # The published .ipynb come with every clone; these marks say which of them were made in it.
+    marks = {source: ROOT / "_build" / "executed" / source.stem for source in sources}
+    if here and out is None:
+        for source in sources:
+            if not marks[source].exists():
+                reasons[source] = reasons[source] or "not yet executed in this checkout"
     todo = [source for source in sources if force or reasons[source]]
     for source in todo:
         print(f"{source.stem}: {reasons[source] or 'forced'}")
@@ -281,6 +290,9 @@ def main(
             bar.close()
             print(f"\n{error}", file=sys.stderr)
             raise typer.Exit(1) from None
+        if out is None:
+            marks[source].parent.mkdir(parents=True, exist_ok=True)
+            marks[source].touch()
     print(f"chapters executed: {len(todo)}, already up to date: {len(sources) - len(todo)}")
 
 
