@@ -161,6 +161,8 @@ def test_attribution_patching_equals_transformer_lens(direction, real_model):
 def test_hessian_products_equal_curvlinops(M, monkeypatch):
     """Its Hessian of a "network" whose only parameter is alpha and whose output is M(alpha)."""
     curvlinops = pytest.importorskip("curvlinops")
+    v = torch.randn(M.n, generator=torch.Generator().manual_seed(0))
+    g, ours = M.gradient(), M.hvp(v)
     # It differentiates forward over reverse, and reverse-mode SiLU has no forward derivative in
     # torch as long as it stays one operation.
     monkeypatch.setattr(torch.nn.functional, "silu", lambda x, inplace=False: x * torch.sigmoid(x))
@@ -181,10 +183,7 @@ def test_hessian_products_equal_curvlinops(M, monkeypatch):
         [(torch.zeros(1, 1), torch.tensor([[M.base - 0.5]]))],
         check_deterministic=False,
     )
-    v = torch.randn(M.n, generator=torch.Generator().manual_seed(0))
-    g = M.gradient()
     theirs = operator @ v - 2 * g * (g @ v)
-    ours = M.hvp(v)
     assert ours.abs().max() > 0.01
     assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * ours.abs().max().item())
 
