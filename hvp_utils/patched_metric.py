@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -117,7 +117,7 @@ class PatchedMetric:
 
         sizes = [len(site.labels) for site in self.sites]
         device = runs[base].device
-        self.n = sum(sizes)
+        self.n, self._sizes = sum(sizes), sizes
         self.labels = tuple(label for site in self.sites for label in site.labels)
         self.layers = torch.tensor([site.layer for site in self.sites]).repeat_interleave(
             torch.tensor(sizes)
@@ -152,7 +152,10 @@ class PatchedMetric:
     def hessian_matvec(
         self, V: Float[Tensor, "n k"], alpha: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n k"]:
-        """Products of the Hessian of M with the columns of V, by double backward.
+        """Products of the Hessian of M with the columns of V.
+
+        One run and one backward pass serve all columns; only the second backward pass, through
+        both of them, is made for each (Pearlmutter 1994), and many of those go together.
 
         Args:
             V: One or many directions, as columns.
@@ -165,15 +168,14 @@ class PatchedMetric:
         points = self._rows(self._zeros() if alpha is None else alpha).detach()
         if len(points) != 1:
             raise ValueError(f"A Hessian is taken at one point alpha, but {len(points)} are given.")
-        rows = V.T
+        strengths, slopes = self._gradient_graph(points)
+        directions = [part.T[:, None] for part in V.split(self._sizes)]
 
         def products_of(part: slice) -> Tensor:
-            v = rows[part]
-            a = points.repeat(len(v), 1).requires_grad_()
-            g = _derivative(self._evaluate(a).sum(), a, create_graph=True)
-            return _derivative((g * v).sum(), a)
+            v = [direction[part] for direction in directions]
+            return torch.cat(_batched_derivative(slopes, strengths, v), dim=-1)[:, 0]
 
-        return torch.cat(list(self._map(products_of, len(rows)))).T
+        return torch.cat(list(self._map(products_of, V.shape[1]))).T
 
     def hvp(
         self, v: Float[Tensor, " n"], alpha: Float[Tensor, " n"] | None = None
@@ -222,6 +224,14 @@ class PatchedMetric:
         # In layer order, since a row enters the batch at the layer of its component.
         moving = moving[self.layers[wanted[moving]].argsort(stable=True)]
 
+        t = t.detach()
+        if order == 2:
+            # At 0 all axes meet: one run serves them all.
+            here = (t == 0).cpu()[moving]
+            meeting, moving = moving[here], moving[~here]
+            if len(meeting):
+                results[:, meeting.to(self._device)] = self._at_base(wanted[meeting])
+
         def derivatives_of(part: slice) -> Tensor:
             index = moving[part]
             return self._axis_batch(wanted[index], t[index.to(self._device)], order)
@@ -231,11 +241,32 @@ class PatchedMetric:
             results[:, moving.to(self._device)] = torch.cat(parts, dim=1)
         return AxisDerivatives(*results)
 
+    def _at_base(self, components: Int[Tensor, " m"]) -> Float[Tensor, "3 m"]:
+        """g, g' and g'' at 0 of some components, in layer order."""
+        strengths, slopes = self._gradient_graph(self._rows(self._zeros()))
+        site_of = torch.arange(len(self.sites)).repeat_interleave(torch.tensor(self._sizes))
+
+        def curvatures_of(part: slice) -> Tensor:
+            chosen = components[part]
+            # Only the sites these components live at: nothing below their layers is run.
+            first, last = site_of[chosen[0]].item(), site_of[chosen[-1]].item()
+            sites = slice(first, last + 1)
+            column = (chosen - self._offsets[first]).to(self._device)[:, None]
+            blank = torch.zeros(len(chosen), sum(self._sizes[sites]), dtype=self._dtype)
+            axes = blank.to(self._device).scatter(1, column, 1.0)
+            directions = axes[:, None].split(self._sizes[sites], dim=-1)
+            rows = _batched_derivative(slopes[sites], strengths[sites], directions)
+            return torch.cat(rows, dim=-1)[:, 0].gather(1, column)[:, 0]
+
+        curvature = torch.cat(list(self._map(curvatures_of, len(components))))
+        slope = torch.cat(slopes, dim=1)[0].detach()[components.to(self._device)]
+        return torch.stack([torch.full_like(slope, self.base), slope, curvature])
+
     def _axis_batch(
         self, components: Int[Tensor, " b"], t: Float[Tensor, " b"], order: int
     ) -> Float[Tensor, "order b"]:
         """g, g', ... of a few components, each in a row of its own."""
-        t = t.detach().clone().requires_grad_(order > 0)
+        t = t.clone().requires_grad_(order > 0)
         entering = collections.Counter(self.layers[components].tolist())
         components = components.to(self._device)
         strengths = {}
@@ -258,10 +289,21 @@ class PatchedMetric:
     def _evaluate(self, alpha: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
         # A site with all strengths at 0 can be left out, unless derivatives pass through it.
         tracked = alpha.requires_grad or fwAD.unpack_dual(alpha).tangent is not None
-        parts = alpha.split([len(site.labels) for site in self.sites], dim=1)
+        parts = alpha.split(self._sizes, dim=1)
         strengths = {i: part for i, part in enumerate(parts) if tracked or part.count_nonzero()}
         start = min((self.sites[i].layer for i in strengths), default=0)
         return self._metric_with(strengths, {start: len(alpha)})
+
+    def _gradient_graph(
+        self, point: Float[Tensor, "1 n"]
+    ) -> tuple[list[Float[Tensor, "1 n_i"]], list[Float[Tensor, "1 n_i"]]]:
+        """Patch strengths at a point, site by site, and M's slopes there, which depend on them."""
+        strengths = [part.clone().requires_grad_() for part in point.split(self._sizes, dim=1)]
+        value = self._metric_with(dict(enumerate(strengths)), {self.sites[0].layer: 1}).sum()
+        if not value.requires_grad:
+            return strengths, [torch.zeros_like(part) for part in strengths]
+        slopes = torch.autograd.grad(value, strengths, create_graph=True, materialize_grads=True)
+        return strengths, list(slopes)
 
     def _metric_with(
         self, strengths: Mapping[int, Tensor], entering: Mapping[int, int]
@@ -331,3 +373,24 @@ def _derivative(value: Tensor, by: Tensor, create_graph: bool = False) -> Tensor
     if not value.requires_grad:
         return torch.zeros_like(by)
     return torch.autograd.grad(value, by, create_graph=create_graph, materialize_grads=True)[0]
+
+
+def _batched_derivative(
+    values: Sequence[Tensor], by: Sequence[Tensor], directions: Sequence[Tensor]
+) -> list[Tensor]:
+    """For each of a batch of directions v, the gradient of the sum of values * v.
+
+    One backward pass, vectorised over the batch (``torch.func.vmap``); the graph is kept.
+    """
+    pairs = [(value, v) for value, v in zip(values, directions, strict=True) if value.requires_grad]
+    found = [None] * len(by)
+    if pairs:
+        values, directions = zip(*pairs, strict=True)
+        found = torch.autograd.grad(
+            values, by, directions, retain_graph=True, is_grads_batched=True, allow_unused=True
+        )
+    rows = len(directions[0])
+    return [
+        part.new_zeros(rows, *part.shape) if derivative is None else derivative
+        for derivative, part in zip(found, by, strict=True)
+    ]

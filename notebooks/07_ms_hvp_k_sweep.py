@@ -358,7 +358,8 @@ Markdown(
 # %% [markdown]
 # ## What it costs
 #
-# The price of $K$ steps is $K$ times that of one HVP. The unit is again one run of the model for one component, which
+# Each of the $K$ steps needs a slope and a curvature. At $t = 0$ all components share one run, so the first step
+# is the cheapest; further along each component needs runs of its own. The unit is again one run of the model for one component, which
 # is what exact patching costs.
 
 
@@ -375,13 +376,16 @@ def seconds(function):
 
 
 some = torch.arange(0, M.n, 5)
-one_step = seconds(lambda: M.along_axes(0.5, 2, some)) / seconds(lambda: M.along_axes(0.5, 0, some))
+forward = seconds(lambda: M.along_axes(0.5, 0, some))
+first_step, further_step = (
+    seconds(lambda t=t: M.along_axes(t, 2, some)) / forward for t in (0.0, 0.5)
+)
 best_k = {name: next(k for k in n_steps if errors[name][k - 1].mean() < 1) for name in tasks}
 Markdown(
-    f"One HVP costs {one_step:.1f} forward equivalents here, so K steps cost {one_step:.1f} × K. To bring the mean "
-    "top-5 error below 1 % takes "
+    f"The first step costs {first_step:.1f} forward equivalents here and each further one {further_step:.1f}. To bring "
+    "the mean top-5 error below 1 % takes "
     + ", ".join(
-        f"{k} steps on {name} ({k * one_step:.0f} forward equivalents)"
+        f"{k} steps on {name} ({first_step + (k - 1) * further_step:.0f} forward equivalents)"
         for name, k in best_k.items()
     )
     + ". Exact activation patching of the same heads costs **1** each, with no error at all."
