@@ -163,8 +163,6 @@ class SuffixRun:
     @contextlib.contextmanager
     def _hooked(self, patches: Mapping[str, Patch]) -> Iterator[None]:
         added = []
-        # A strided last position would send the unembedding down a slow batched product, one
-        # small matrix per row: several times the cost of the whole suffix on a CPU.
         unembed = self._bridge.unembed.register_forward_pre_hook(_contiguous_input)
         try:
             for name, patch in patches.items():
@@ -180,7 +178,13 @@ class SuffixRun:
 
 
 def _contiguous_input(module, args):
-    return (args[0].contiguous(), *args[1:])
+    """Copy the last position out of its strides, on the way back too.
+
+    A strided input sends the unembedding down a slow batched product, one copy of the vocabulary
+    per row: several times the cost of the whole suffix on a CPU. ``contiguous`` would pass the
+    gradients of gradients through as they are; a product is a product in every direction.
+    """
+    return (args[0] * 1.0, *args[1:])
 
 
 @contextlib.contextmanager

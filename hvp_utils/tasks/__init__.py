@@ -35,6 +35,7 @@ __all__ = [
 TASKS: dict[str, Callable[..., list[PromptPair]]] = {
     "ioi": ioi,
     "greater_than": greater_than,
+    "greater_than_01": partial(greater_than, corruption="year_01"),
     "factual": factual,
     "factual_swap": partial(factual, corruption="subject_swap"),
 }
