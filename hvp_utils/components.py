@@ -1,12 +1,13 @@
-"""What can be patched: attention heads, MLP outputs, residual-stream positions, MLP neurons.
+"""What can be patched: heads, queries, keys, values, MLP outputs, residual stream, neurons.
 
 A *component* is a slice of one activation tensor. The tensors are named by their TransformerLens
-hook; each holds several components, laid out along one of its dimensions (heads, positions or
+hook; each holds several components, laid out along some of its dimensions (heads, positions or
 neurons) or filling it whole (MLP outputs). That layout is all the rest of the package needs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,8 @@ class Site:
         layer: Layer of the hook.
         labels: One label per component, such as ``L4H11``.
         shape: How component strengths broadcast against one activation ``[pos, *rest]``: size 1
-            everywhere but in the dimension that the components are laid out along.
-        chosen: Indices along that dimension when only some of the components were asked for.
+            everywhere but in the dimensions that the components are laid out along.
+        chosen: Indices among those positions when only some of the components were asked for.
     """
 
     hook: str
@@ -39,7 +40,7 @@ class Site:
     def spread(self, alpha: Float[Tensor, "batch n"]) -> Float[Tensor, "batch ..."]:
         """Patch strengths, ready to multiply an activation difference ``[pos, *rest]``."""
         if self.chosen is not None:
-            full = alpha.new_zeros(len(alpha), max(self.shape))
+            full = alpha.new_zeros(len(alpha), math.prod(self.shape))
             alpha = full.index_copy(1, self.chosen.to(alpha.device), alpha)
         return alpha.reshape(len(alpha), *self.shape)
 
@@ -53,6 +54,27 @@ def _heads(bridge: TransformerBridge, layer: int, positions: range, chosen) -> S
     n = bridge.cfg.n_heads
     labels = tuple(f"L{layer}H{head}" for head in range(n))
     return Site(f"blocks.{layer}.attn.hook_z", layer, labels, (1, n, 1))
+
+
+def _attention_input(bridge: TransformerBridge, layer: int, positions: range, hook: str) -> Site:
+    """Queries, keys or values of one layer, one component per position and head."""
+    n = bridge.cfg.n_heads
+    if hook != "hook_q":  # several query heads may share one key and value head
+        n = getattr(bridge.cfg, "n_key_value_heads", None) or n
+    labels = tuple(f"L{layer}H{head}P{pos}" for pos in positions for head in range(n))
+    return Site(f"blocks.{layer}.attn.{hook}", layer, labels, (len(positions), n, 1))
+
+
+def _queries(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
+    return _attention_input(bridge, layer, positions, "hook_q")
+
+
+def _keys(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
+    return _attention_input(bridge, layer, positions, "hook_k")
+
+
+def _values(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
+    return _attention_input(bridge, layer, positions, "hook_v")
 
 
 def _mlp_out(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
@@ -80,9 +102,13 @@ def _neurons_post(bridge: TransformerBridge, layer: int, positions: range, chose
     return _neurons(bridge, layer, chosen, "hook_post")
 
 
-#: Component kinds by name. Heads, MLP outputs and neurons are patched at all positions together.
+#: Component kinds by name. Heads, MLP outputs and neurons are patched at all positions together,
+#: the others position by position.
 COMPONENT_KINDS = {
     "heads": _heads,
+    "queries": _queries,
+    "keys": _keys,
+    "values": _values,
     "mlp_out": _mlp_out,
     "resid": _resid,
     "neurons_pre": _neurons_pre,
@@ -98,11 +124,13 @@ def find_sites(
     Args:
         bridge: The model.
         components: ``"heads"`` (``hook_z``, the head outputs before the output projection),
+            ``"queries"``, ``"keys"``, ``"values"`` (one component per position and head),
             ``"mlp_out"``, ``"resid"`` (``hook_resid_post``, one component per layer and position),
             ``"neurons_pre"`` or ``"neurons_post"`` (before and after the activation function). A
             neuron kind followed by a number, such as ``"neurons_pre:256"``, takes that many
             neurons of each layer, drawn without replacement.
-        positions: Positions that the two prompts can differ at; ``"resid"`` lists only these.
+        positions: Positions that the two prompts can differ at; kinds with one component per
+            position list only these.
         seed: Seed of the draw.
 
     Raises:

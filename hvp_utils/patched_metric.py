@@ -47,6 +47,7 @@ class AxisDerivatives(NamedTuple):
     value: Float[Tensor, " n"]
     slope: Float[Tensor, " n"] | None = None
     curvature: Float[Tensor, " n"] | None = None
+    third: Float[Tensor, " n"] | None = None
 
 
 class PatchedMetric:
@@ -71,6 +72,11 @@ class PatchedMetric:
         other: The metric of the other run.
         n_tokens: Tokens of either prompt.
         n_run: Tokens that every run has to process: those from the first difference on.
+        model: The model, as a ``TransformerBridge``.
+        run: Runs of the base prompt (a ``SuffixRun``).
+        sites: The activation tensors that hold the components, in layer order.
+        deltas: For each site the difference of its activation, other run minus base run,
+            ``[n_run, *rest]``.
 
     Raises:
         ValueError: Prompts, answers, components or direction that cannot be used (the message says
@@ -95,7 +101,7 @@ class PatchedMetric:
             raise ValueError(f'direction must be "denoising" or "noising", not {direction!r}.')
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        bridge = as_bridge(model)
+        self.model = bridge = as_bridge(model)
         resolved = pair.resolve(bridge)
         self.pair, self.components, self.direction = pair, components, direction
         self._metric = resolved.metric
@@ -103,15 +109,15 @@ class PatchedMetric:
         start = resolved.first_difference
         runs = {"clean": resolved.clean, "corrupted": resolved.corrupted}
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
-        self._run = SuffixRun(bridge, runs[base], start)
-        other_run = SuffixRun(bridge, runs[other], start, prefix=self._run.prefix)
+        self.run = SuffixRun(bridge, runs[base], start)
+        other_run = SuffixRun(bridge, runs[other], start, prefix=self.run.prefix)
 
         self.n_tokens, self.n_run = len(runs[base]), len(runs[base]) - start
         self.sites = find_sites(bridge, components, range(start, self.n_tokens), seed)
         hooks = [site.hook for site in self.sites]
-        base_logits, a = self._run.unpatched(hooks)
+        base_logits, a = self.run.unpatched(hooks)
         other_logits, a_other = other_run.unpatched(hooks)
-        self._deltas = [a_other[hook] - a[hook] for hook in hooks]
+        self.deltas = [a_other[hook] - a[hook] for hook in hooks]
         self.base = self._checked(self._metric(base_logits)).item()
         self.other = self._checked(self._metric(other_logits)).item()
 
@@ -123,7 +129,7 @@ class PatchedMetric:
             torch.tensor(sizes)
         )
         self.delta_norm = torch.cat(
-            [site.norms(delta) for site, delta in zip(self.sites, self._deltas, strict=True)]
+            [site.norms(delta) for site, delta in zip(self.sites, self.deltas, strict=True)]
         )
         self._offsets = [0, *itertools.accumulate(sizes[:-1])]
         self._dtype, self._device = self.delta_norm.dtype, device
@@ -189,14 +195,15 @@ class PatchedMetric:
     def along_axes(
         self,
         t: float | Float[Tensor, " n"] = 0.0,
-        order: Literal[0, 1, 2] = 2,
+        order: Literal[0, 1, 2, 3] = 2,
         components: Int[Tensor, " m"] | None = None,
     ) -> AxisDerivatives:
         """g_c(t) and its first derivatives, for every component c.
 
         Args:
             t: Where along each axis; one number for all, or one per component.
-            order: Highest derivative wanted: 0 (values), 1 (slopes too) or 2 (curvatures too).
+            order: Highest derivative wanted: 0 (values), 1 (slopes too), 2 (curvatures too) or 3
+                (third derivatives too).
             components: Indices of the components wanted, all by default; results follow this order.
 
         Returns:
@@ -204,11 +211,11 @@ class PatchedMetric:
             both runs gets exactly ``base``, 0 and 0, without being run.
 
         Raises:
-            TypeError: ``order=2`` on a model in half precision.
+            TypeError: ``order`` above 1 on a model in half precision.
         """
-        if order not in (0, 1, 2):
-            raise ValueError(f"order must be 0, 1 or 2, not {order!r}.")
-        if order == 2:
+        if order not in (0, 1, 2, 3):
+            raise ValueError(f"order must be 0, 1, 2 or 3, not {order!r}.")
+        if order > 1:
             self._require_full_precision()
         wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
         t = torch.as_tensor(t, dtype=self._dtype, device=self._device)
@@ -225,12 +232,13 @@ class PatchedMetric:
         moving = moving[self.layers[wanted[moving]].argsort(stable=True)]
 
         t = t.detach()
-        if order == 2:
+        if order in (1, 2):
             # At 0 all axes meet: one run serves them all.
             here = (t == 0).cpu()[moving]
             meeting, moving = moving[here], moving[~here]
             if len(meeting):
-                results[:, meeting.to(self._device)] = self._at_base(wanted[meeting])
+                at_base = self._at_base(wanted[meeting], order)
+                results[:, meeting.to(self._device)] = at_base
 
         def derivatives_of(part: slice) -> Tensor:
             index = moving[part]
@@ -241,8 +249,14 @@ class PatchedMetric:
             results[:, moving.to(self._device)] = torch.cat(parts, dim=1)
         return AxisDerivatives(*results)
 
-    def _at_base(self, components: Int[Tensor, " m"]) -> Float[Tensor, "3 m"]:
-        """g, g' and g'' at 0 of some components, in layer order."""
+    def _at_base(
+        self, components: Int[Tensor, " m"], order: Literal[1, 2]
+    ) -> Float[Tensor, "order m"]:
+        """g, g' and perhaps g'' at 0 of some components, in layer order."""
+        here = components.to(self._device)
+        if order == 1:
+            slope = self.gradient()[here]
+            return torch.stack([torch.full_like(slope, self.base), slope])
         strengths, slopes = self._gradient_graph(self._rows(self._zeros()))
         site_of = torch.arange(len(self.sites)).repeat_interleave(torch.tensor(self._sizes))
 
@@ -259,7 +273,7 @@ class PatchedMetric:
             return torch.cat(rows, dim=-1)[:, 0].gather(1, column)[:, 0]
 
         curvature = torch.cat(list(self._map(curvatures_of, len(components))))
-        slope = torch.cat(slopes, dim=1)[0].detach()[components.to(self._device)]
+        slope = torch.cat(slopes, dim=1)[0].detach()[here]
         return torch.stack([torch.full_like(slope, self.base), slope, curvature])
 
     def _axis_batch(
@@ -294,19 +308,42 @@ class PatchedMetric:
         start = min((self.sites[i].layer for i in strengths), default=0)
         return self._metric_with(strengths, {start: len(alpha)})
 
+    def traced(
+        self, point: Float[Tensor, "1 n"] | None = None, hooks: Sequence[str] = ()
+    ) -> tuple[list[Float[Tensor, "1 n_i"]], Tensor, dict[str, Tensor]]:
+        """One run with its graph: patch strengths site by site, the metric, some activations.
+
+        Args:
+            point: The patch strengths; 0 by default.
+            hooks: Hooks whose activations ``[1, n_run, ...]`` are wanted.
+        """
+        point = self._rows(self._zeros()) if point is None else point
+        strengths = [part.clone().requires_grad_() for part in point.split(self._sizes, dim=1)]
+        seen: dict[str, Tensor] = {}
+
+        def watch(hook: str) -> Callable[[Tensor], Tensor]:
+            return lambda activation: seen.setdefault(hook, activation)
+
+        watching = {hook: watch(hook) for hook in hooks}
+        first = 0 if hooks else self.sites[0].layer
+        value = self._metric_with(dict(enumerate(strengths)), {first: 1}, watching)
+        return strengths, value.sum(), seen
+
     def _gradient_graph(
         self, point: Float[Tensor, "1 n"]
     ) -> tuple[list[Float[Tensor, "1 n_i"]], list[Float[Tensor, "1 n_i"]]]:
         """Patch strengths at a point, site by site, and M's slopes there, which depend on them."""
-        strengths = [part.clone().requires_grad_() for part in point.split(self._sizes, dim=1)]
-        value = self._metric_with(dict(enumerate(strengths)), {self.sites[0].layer: 1}).sum()
+        strengths, value, _ = self.traced(point)
         if not value.requires_grad:
             return strengths, [torch.zeros_like(part) for part in strengths]
         slopes = torch.autograd.grad(value, strengths, create_graph=True, materialize_grads=True)
         return strengths, list(slopes)
 
     def _metric_with(
-        self, strengths: Mapping[int, Tensor], entering: Mapping[int, int]
+        self,
+        strengths: Mapping[int, Tensor],
+        entering: Mapping[int, int],
+        watching: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> Float[Tensor, " rows"]:
         """The metric of some runs, given patch strengths ``[rows, n_i]`` at some sites i.
 
@@ -314,10 +351,11 @@ class PatchedMetric:
         """
 
         def patch(i: int) -> Callable[[Tensor], Tensor]:
-            site, delta = self.sites[i], self._deltas[i]
+            site, delta = self.sites[i], self.deltas[i]
             return lambda live: live + site.spread(strengths[i][: len(live)]) * delta
 
-        logits = self._run.logits({self.sites[i].hook: patch(i) for i in strengths}, entering)
+        patches = {self.sites[i].hook: patch(i) for i in strengths}
+        logits = self.run.logits(patches | dict(watching or {}), entering)
         return self._checked(self._metric(logits))
 
     def _map(self, function: Callable[[slice], Tensor], rows: int) -> Iterator[Tensor]:

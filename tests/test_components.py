@@ -45,7 +45,7 @@ def test_labels():
 def test_components_do_not_overlap_and_leave_nothing_out(kind, random):
     """Strength e_c lights up component c alone; all together light up the whole activation."""
     M = PatchedMetric(tiny_model("gpt2"), tiny_pair(), kind)
-    site, delta = M.sites[1], M._deltas[1]
+    site, delta = M.sites[1], M.deltas[1]
     n = len(site.labels)
     lit = site.spread(torch.eye(n)).expand(n, *delta.shape)
     assert (lit.sum(0) == 1).all()

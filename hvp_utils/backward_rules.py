@@ -1,0 +1,314 @@
+"""Changed backward passes: the same forward to the last bit, another gradient.
+
+Several methods are attribution patching with another derivative of some operation. Each rule here
+replaces the output y of an operation by ``y.detach() + (r - r.detach())``: its value is y, its
+derivative that of the surrogate r. Rules are put on a model for the length of a ``with`` block, go
+with every estimator, and are taken off again whatever happens:
+
+    >>> with changed_backward(model, *gim_rules()):
+    ...     scores = attribution_patching(M)
+
+``linearised`` does the same to whole parts of the network: first derivatives stay as they are,
+second derivatives vanish. Since a second derivative is a sum over operations, of the curvature of
+each between first derivatives, what is missing afterwards is exactly what that part contributed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+from transformers import PreTrainedModel
+
+from hvp_utils.models import as_bridge
+
+__all__ = [
+    "NONLINEARITIES",
+    "changed_backward",
+    "drop_layer",
+    "gim_rules",
+    "linearised",
+    "relp_rules",
+]
+
+Rule = Callable[[TransformerBridge], Iterable[RemovableHandle]]
+
+
+@contextlib.contextmanager
+def changed_backward(model: TransformerBridge | PreTrainedModel, *rules: Rule) -> Iterator[None]:
+    """Put rules on a model while the block runs.
+
+    Args:
+        model: The model that a ``PatchedMetric`` was made with.
+        rules: What this module's ``..._rules`` return, or single rules.
+    """
+    bridge = as_bridge(model)
+    with contextlib.ExitStack() as stack:
+        for rule in rules:
+            for handle in rule(bridge):
+                stack.callback(handle.remove)
+        yield
+
+
+def gim_rules() -> tuple[Rule, ...]:
+    """Gradient interaction modifications: keeps softmax redistribution from hiding effects.
+
+    The scale of norms is held fixed, the softmax differentiated at temperature 2, the gradients
+    at queries and keys quartered and at values halved, and the gradients at the two factors of a
+    gated MLP halved.
+
+    Source:
+        Edin et al. (2025), GIM.
+    """
+    shares = {"attn.hook_q": 1 / 4, "attn.hook_k": 1 / 4, "attn.hook_v": 1 / 2}
+    scaled = (scale_gradients(hook, share) for hook, share in shares.items())
+    return (freeze_norm_scales, softmax_temperature(2.0), *scaled, halve_gated_products)
+
+
+def relp_rules(freeze_patterns: bool = False) -> tuple[Rule, ...]:
+    """Relevance patching: layer-wise relevance propagation, written as a gradient.
+
+    The scale of norms is held fixed, an activation function is a factor act(z)/z held fixed, and
+    the gradients at the two factors of a gated MLP are halved.
+
+    Args:
+        freeze_patterns: Hold the attention patterns fixed as well.
+
+    Source:
+        Jafari et al. (2025), RelP.
+    """
+    rules = (freeze_norm_scales, freeze_activation_ratios, halve_gated_products)
+    return (*rules, scale_gradients("attn.hook_pattern", 0.0)) if freeze_patterns else rules
+
+
+def drop_layer(layer: int) -> Rule:
+    """No gradient flows into what the attention and the MLP of one layer write (GradDrop)."""
+
+    def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+        for hook in ("hook_attn_out", "hook_mlp_out"):
+            point = bridge.hook_dict[f"blocks.{layer}.{hook}"]
+            yield point.register_forward_hook(lambda module, args, out: out.detach())
+
+    return rule
+
+
+# --- single rules ------------------------------------------------------------------------------
+
+
+def scale_gradients(hook: str, factor: float) -> Rule:
+    """Multiply the gradient at one hook of every block."""
+
+    def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+        for block in range(bridge.cfg.n_layers):
+            point = bridge.hook_dict[f"blocks.{block}.{hook}"]
+            yield point.register_forward_hook(lambda module, args, out: _value(out, factor * out))
+
+    return rule
+
+
+def halve_gated_products(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+    """Halve the gradients at both factors of act(gate) * up; nothing in an MLP without a gate."""
+    if "blocks.0.mlp.hook_pre_linear" in bridge.hook_dict:
+        yield from scale_gradients("mlp.hook_post", 1 / 2)(bridge)
+
+
+def freeze_norm_scales(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+    """Differentiate every LayerNorm and RMSNorm as if its scale were a constant."""
+
+    def frozen(norm: NormalizationBridge, args: tuple, out: Tensor) -> Tensor:
+        x, original = args[0], norm.original_component
+        if not norm.uses_rms_norm:
+            x = x - x.mean(-1, keepdim=True)
+        eps = getattr(original, "eps", getattr(original, "variance_epsilon", None))
+        scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
+        weight = original.weight + 1.0 if norm.uses_weight_offset else original.weight
+        return _value(out, x * scale * weight)
+
+    for norm in _norms(bridge):
+        yield norm.register_forward_hook(frozen)
+
+
+def softmax_temperature(temperature: float) -> Rule:
+    """Differentiate the attention softmax at another temperature, without the factor 1/T."""
+
+    def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+        scores: dict[int, Tensor] = {}
+
+        def remember(layer: int):
+            return lambda module, args, out: scores.__setitem__(layer, out)
+
+        def soften(layer: int):
+            def hook(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+                softer = (scores.pop(layer) / temperature).softmax(-1)
+                return _value(out, temperature * softer.to(out.dtype))
+
+            return hook
+
+        for layer in range(bridge.cfg.n_layers):
+            attention = f"blocks.{layer}.attn"
+            before = bridge.hook_dict[f"{attention}.hook_attn_scores"]
+            after = bridge.hook_dict[f"{attention}.hook_pattern"]
+            yield before.register_forward_hook(remember(layer))
+            yield after.register_forward_hook(soften(layer))
+
+    return rule
+
+
+def freeze_activation_ratios(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+    """Differentiate every MLP activation function as z times the constant act(z)/z."""
+
+    def ratio(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+        z = args[0]
+        # At 0 the ratio is the slope there, which a tiny z gives.
+        near = torch.where(z == 0, torch.full_like(z, 1e-6), z).detach()
+        value = torch.where(z == 0, type(module).forward(module, near), out).detach()
+        return _value(out, z * (value / near))
+
+    for block in bridge.blocks:
+        yield _activation(block.mlp).register_forward_hook(ratio)
+
+
+def _value(value: Tensor, surrogate: Tensor) -> Tensor:
+    """A tensor with this value and the derivatives of a surrogate."""
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def _norms(bridge: TransformerBridge) -> list[NormalizationBridge]:
+    return [m for m in bridge.modules() if isinstance(m, NormalizationBridge)]
+
+
+def _activation(mlp: nn.Module) -> nn.Module:
+    original = mlp.original_component
+    for name in ("act_fn", "act", "activation_fn", "activation"):
+        if isinstance(found := getattr(original, name, None), nn.Module):
+            return found
+    raise NotImplementedError(
+        f"The MLP {type(original).__name__} has no activation module that this rule knows."
+    )
+
+
+# --- parts of the network without second derivatives -------------------------------------------
+
+#: Where second derivatives come from: norms; scores and softmax of attention; the product of
+#: pattern and values; activation functions; the product in a gated MLP; and everything after the
+#: last norm, which is the metric and any soft cap of the logits.
+NONLINEARITIES = (
+    "norms",
+    "attention_pattern",
+    "attention_mixing",
+    "mlp_activation",
+    "mlp_gating",
+    "output",
+)
+
+
+@contextlib.contextmanager
+def linearised(
+    model: TransformerBridge | PreTrainedModel,
+    kinds: Collection[str] = NONLINEARITIES,
+    layers: Collection[int] | None = None,
+) -> Iterator[None]:
+    """Replace operations by their linearisation at the point where they are evaluated.
+
+    Values and first derivatives stay the same. Second derivatives lose what these operations
+    contribute, and nothing else: with all kinds in all layers the Hessian is zero.
+
+    Args:
+        model: The model that a ``PatchedMetric`` was made with.
+        kinds: Some of ``NONLINEARITIES``.
+        layers: Only in these layers; all by default. The last norm and the output count as layer
+            ``n_layers``.
+
+    Raises:
+        ValueError: An unknown kind.
+    """
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    unknown = [kind for kind in kinds if kind not in NONLINEARITIES]
+    if unknown:
+        raise ValueError(f"Unknown {unknown[0]!r}. Known: {', '.join(NONLINEARITIES)}.")
+    bridge = as_bridge(model)
+    here = _Whereabouts(bridge)
+
+    def chosen() -> bool:
+        kind, layer = here.stack[-1]
+        return kind in kinds and (layers is None or layer in layers)
+
+    with changed_backward(bridge, here.follow), _Linearised(chosen):
+        yield
+
+
+class _Whereabouts:
+    """Which kind of operation the model is running, and in which layer."""
+
+    def __init__(self, bridge: TransformerBridge):
+        self._end = ("output", bridge.cfg.n_layers)
+        self.stack = [self._end]
+
+    def follow(self, bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+        def start(*_) -> None:
+            self.stack[:] = [self._end]  # anew, should the last run have ended in an error
+
+        yield bridge.original_model.register_forward_pre_hook(start)
+        last = bridge.cfg.n_layers
+        within = {norm: last for norm in _norms(bridge)}
+        for layer, block in enumerate(bridge.blocks):
+            within |= {norm: layer for norm in block.modules() if norm in within}
+            yield from self._inside(block.attn, "attention_pattern", layer)
+            yield block.attn.hook_pattern.register_forward_hook(self._mixing(layer))
+            yield from self._inside(block.mlp, "mlp_gating", layer)
+            yield from self._inside(_activation(block.mlp), "mlp_activation", layer)
+        for norm, layer in within.items():
+            yield from self._inside(norm, "norms", layer)
+
+    def _inside(self, module: nn.Module, kind: str, layer: int) -> Iterator[RemovableHandle]:
+        # Post hooks pop before any other of the module's hooks: those may be rules of their own.
+        yield module.register_forward_pre_hook(lambda *_: self.stack.append((kind, layer)))
+        yield module.register_forward_hook(lambda *_: self.stack.pop() and None, prepend=True)
+
+    def _mixing(self, layer: int):
+        def hook(*_) -> None:
+            self.stack[-1] = ("attention_mixing", layer)
+
+        return hook
+
+
+class _Linearised(TorchFunctionMode):
+    """Where ``chosen()``, every nonlinear function gets the derivative it has now, for ever."""
+
+    _NONLINEAR = frozenset(
+        "softmax log_softmax logsumexp silu gelu relu sigmoid tanh exp log pow square sqrt rsqrt "
+        "div truediv reciprocal prod rms_norm layer_norm cross_entropy".split()
+    )
+    # Linear in each factor: only two that depend on the patch make a curvature.
+    _PRODUCTS = frozenset("mul rmul matmul bmm mm baddbmm einsum".split())
+
+    def __init__(self, chosen: Callable[[], bool]):
+        super().__init__()
+        self._chosen = chosen
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        name = function.__name__.strip("_")
+        if name not in self._NONLINEAR | self._PRODUCTS or not self._chosen():
+            return out
+        live = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
+        if len(live) < (2 if name in self._PRODUCTS else 1):
+            return out
+
+        def of_live(*changed: Tensor) -> Tensor:
+            everything = list(args)
+            for i, tensor in zip(live, changed, strict=True):
+                everything[i] = tensor
+            return function(*everything, **kwargs)
+
+        at = tuple(args[i].detach() for i in live)
+        away = tuple(args[i] - args[i].detach() for i in live)
+        _, change = torch.func.jvp(of_live, at, away)
+        return out.detach() + change
