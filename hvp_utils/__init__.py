@@ -10,6 +10,7 @@ from hvp_utils.backward_rules import (
     relp_rules,
 )
 from hvp_utils.components import COMPONENT_KINDS, Site, find_sites
+from hvp_utils.costs import Costs, measure_costs
 from hvp_utils.estimators import (
     ESTIMATORS,
     QUADRATURES,
@@ -33,6 +34,18 @@ from hvp_utils.estimators import (
 )
 from hvp_utils.models import MODELS, ModelOrigin, as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
+from hvp_utils.reliability import (
+    ErrorBounds,
+    Screened,
+    SelectiveBound,
+    error_bounds,
+    flag,
+    hessian_lipschitz,
+    reliability_score,
+    screen_flag_fix,
+    selective_bound,
+    slack,
+)
 from hvp_utils.stats import (
     Interval,
     PairedTest,
@@ -65,12 +78,16 @@ __all__ = [
     "QUADRATURES",
     "TASKS",
     "AxisDerivatives",
+    "Costs",
+    "ErrorBounds",
     "Interval",
     "ModelOrigin",
     "PairedTest",
     "PatchedMetric",
     "PromptPair",
     "ResolvedPair",
+    "Screened",
+    "SelectiveBound",
     "Site",
     "activation_patching",
     "as_bridge",
@@ -79,14 +96,17 @@ __all__ = [
     "bootstrap_ci",
     "changed_backward",
     "drop_layer",
+    "error_bounds",
     "factual",
     "find_estimator",
     "find_sites",
     "finite_difference_hvp",
+    "flag",
     "gauss_newton",
     "gim",
     "gim_rules",
     "greater_than",
+    "hessian_lipschitz",
     "hvp",
     "integrated_gradients",
     "integrated_hessians",
@@ -97,6 +117,7 @@ __all__ = [
     "local_curvature",
     "local_quadratic_term",
     "make_prompts",
+    "measure_costs",
     "model_origin",
     "ms_hvp",
     "ms_hvp_median",
@@ -105,8 +126,12 @@ __all__ = [
     "provenance",
     "quadratic_term",
     "reference_pair",
+    "reliability_score",
     "relp",
     "relp_rules",
+    "screen_flag_fix",
+    "selective_bound",
+    "slack",
     "spearman",
     "sweep",
     "third_order",

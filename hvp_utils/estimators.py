@@ -382,7 +382,9 @@ def _pattern_fix(M: PatchedMetric) -> Callable[[], Float[Tensor, " n"]]:
 
     def estimates() -> Float[Tensor, " n"]:
         _, value, seen = M.traced(hooks=patterns)
-        gradients = torch.autograd.grad(value, [seen[hook] for hook in patterns])
+        at = [seen[hook] for hook in patterns]
+        # A pattern that nothing reads, as when its layer is dropped, has gradient 0.
+        gradients = torch.autograd.grad(value, at, materialize_grads=True)
         parts = []
         for G, pattern, score, site in zip(gradients, patterns, scores, M.sites, strict=True):
             if M.components == "queries":

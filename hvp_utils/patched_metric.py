@@ -249,6 +249,50 @@ class PatchedMetric:
             results[:, moving.to(self._device)] = torch.cat(parts, dim=1)
         return AxisDerivatives(*results)
 
+    def hessian_delta(
+        self,
+        t: float | Float[Tensor, " m"] = 0.0,
+        components: Int[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, "m size"]:
+        """H delta for every component c, H the Hessian in c's own activation at a_c + t delta_c.
+
+        Where ``along_axes`` gives the number delta^T H delta, this gives the vector H delta.
+
+        Args:
+            t: Where along each axis; one number for all, or one per component.
+            components: Indices; all by default.
+
+        Returns:
+            One row per component: its whole activation tensor, flattened, zero outside c.
+        """
+        self._require_full_precision()
+        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
+        t = torch.as_tensor(t, dtype=self._dtype, device=self._device).expand(len(wanted)).detach()
+        order = self.layers[wanted].argsort(stable=True)
+
+        def vectors_of(part: slice) -> Tensor:
+            index = order[part]
+            at = t[index.to(self._device)].clone().requires_grad_()
+            strengths, entering, sites = self._rows_on_axes(wanted[index], at)
+            shifts = {
+                i: self.deltas[i].new_zeros(len(at), *self.deltas[i].shape).requires_grad_()
+                for i in strengths
+            }
+            value = self._metric_with(strengths, entering, shifts=shifts)
+            slope = _derivative(value.sum(), at, create_graph=True)
+            if not slope.requires_grad:
+                return torch.zeros(len(at), self.deltas[0].numel()).to(at)
+            found = torch.autograd.grad(slope.sum(), list(shifts.values()), materialize_grads=True)
+            rows = torch.zeros(len(at), self.deltas[0].numel()).to(at)
+            for (i, (row, column)), vectors in zip(sites.items(), found, strict=True):
+                own = torch.zeros(len(row), self._sizes[i]).to(at)
+                own[torch.arange(len(row)), column] = 1.0
+                rows[row] = (vectors[row] * self.sites[i].spread(own)).flatten(1)
+            return rows
+
+        vectors = torch.cat(list(self._map(vectors_of, len(wanted))))
+        return vectors[order.argsort().to(self._device)]
+
     def _at_base(
         self, components: Int[Tensor, " m"], order: Literal[1, 2]
     ) -> Float[Tensor, "order m"]:
@@ -281,15 +325,7 @@ class PatchedMetric:
     ) -> Float[Tensor, "order b"]:
         """g, g', ... of a few components, each in a row of its own."""
         t = t.clone().requires_grad_(order > 0)
-        entering = collections.Counter(self.layers[components].tolist())
-        components = components.to(self._device)
-        strengths = {}
-        for i, (start, site) in enumerate(zip(self._offsets, self.sites, strict=True)):
-            here = (components >= start) & (components < start + len(site.labels))
-            if here.any():
-                row, column = here.nonzero()[:, 0], components[here] - start
-                blank = t.new_zeros(len(t), len(site.labels))
-                strengths[i] = blank.index_put((row, column), t[here])
+        strengths, entering, _ = self._rows_on_axes(components, t)
         with torch.set_grad_enabled(order > 0):
             value = self._metric_with(strengths, entering)
         derivatives = [value]
@@ -297,6 +333,20 @@ class PatchedMetric:
             # Row b depends on t_b alone, so the gradient of the sum holds every row's derivative.
             derivatives.append(_derivative(derivatives[-1].sum(), t, create_graph=k + 1 < order))
         return torch.stack([d.detach() for d in derivatives])
+
+    def _rows_on_axes(
+        self, components: Int[Tensor, " b"], t: Float[Tensor, " b"]
+    ) -> tuple[dict[int, Tensor], collections.Counter, dict[int, tuple[Tensor, Tensor]]]:
+        """Patch strengths with one component a row, how many rows enter where, and who is where."""
+        entering = collections.Counter(self.layers[components].tolist())
+        components = components.to(self._device)
+        strengths, places = {}, {}
+        for i, (start, size) in enumerate(zip(self._offsets, self._sizes, strict=True)):
+            here = (components >= start) & (components < start + size)
+            if here.any():
+                places[i] = here.nonzero()[:, 0], components[here] - start
+                strengths[i] = t.new_zeros(len(t), size).index_put(places[i], t[here])
+        return strengths, entering, places
 
     # --- the machinery -------------------------------------------------------------------------
 
@@ -344,15 +394,21 @@ class PatchedMetric:
         strengths: Mapping[int, Tensor],
         entering: Mapping[int, int],
         watching: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        shifts: Mapping[int, Tensor] | None = None,
     ) -> Float[Tensor, " rows"]:
         """The metric of some runs, given patch strengths ``[rows, n_i]`` at some sites i.
 
-        ``entering`` says how many of the rows begin at which layer, in order.
+        ``entering`` says how many of the rows begin at which layer, in order; ``shifts`` are added
+        to the activations on top.
         """
 
         def patch(i: int) -> Callable[[Tensor], Tensor]:
             site, delta = self.sites[i], self.deltas[i]
-            return lambda live: live + site.spread(strengths[i][: len(live)]) * delta
+            if shifts is None:
+                return lambda live: live + site.spread(strengths[i][: len(live)]) * delta
+            return lambda live: (
+                live + site.spread(strengths[i][: len(live)]) * delta + shifts[i][: len(live)]
+            )
 
         patches = {self.sites[i].hook: patch(i) for i in strengths}
         logits = self.run.logits(patches | dict(watching or {}), entering)

@@ -35,7 +35,8 @@ ALL = slice(None)
 
 
 def components_of(bridge, kind: str, positions) -> list[Component]:
-    """All components of a kind, in the package's order. `positions` are used by "resid" only."""
+    """All components of a kind, in the package's order. `positions` are used by kinds
+    that have a component for each."""
     components = []
     for layer in range(bridge.cfg.n_layers):
         block = f"blocks.{layer}"
@@ -43,6 +44,13 @@ def components_of(bridge, kind: str, positions) -> list[Component]:
             for head in range(bridge.cfg.n_heads):
                 where = (ALL, head)  # hook_z is [pos, head, d_head]
                 components.append(Component(f"L{layer}H{head}", f"{block}.attn.hook_z", where))
+        elif kind in ("queries", "keys", "values"):
+            shared = getattr(bridge.cfg, "n_key_value_heads", None) or bridge.cfg.n_heads
+            heads = bridge.cfg.n_heads if kind == "queries" else shared
+            for pos in positions:
+                for head in range(heads):
+                    label = f"L{layer}H{head}P{pos}"
+                    components.append(Component(label, f"{block}.attn.hook_{kind[0]}", (pos, head)))
         elif kind == "mlp_out":
             components.append(Component(f"L{layer}.mlp", f"{block}.hook_mlp_out", (ALL,)))
         elif kind == "resid":

@@ -24,7 +24,7 @@ CASES = [
     pytest.param(
         architecture,
         direction,
-        KINDS[i % 5],
+        KINDS[i % len(KINDS)],
         WHERE[i % 3],
         METRICS[i // 2 % 4],
         id=f"{architecture}-{direction}",
@@ -125,8 +125,14 @@ def test_the_error_of_ms_hvp_on_a_cubic_model_falls_as_one_over_k_squared(last_l
 # --- what they share -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind)
+        for name, kind in itertools.product(ESTIMATORS, KINDS)
+        if name != "local_curvature" or kind == "neurons_pre"  # it is about activation functions
+    ],
+)
 def test_identical_prompts_give_exactly_zero(name, kind):
     M = PatchedMetric(tiny_model("gemma3"), tiny_pair("same"), kind)
     estimate = find_estimator(name)(M)
@@ -136,7 +142,8 @@ def test_identical_prompts_give_exactly_zero(name, kind):
 
 @pytest.mark.parametrize("name", [*ESTIMATORS, "ms_hvp:2"])
 def test_only_some_components(name):
-    M = PatchedMetric(tiny_model("llama"), tiny_pair())
+    kind = "neurons_pre" if name == "local_curvature" else "heads"
+    M = PatchedMetric(tiny_model("llama"), tiny_pair(), kind)
     which = torch.tensor([10, 2, 5])
     estimator = find_estimator(name)
     assert_close(estimator(M, components=which), estimator(M)[which], 1e-12)

@@ -146,7 +146,7 @@ NOT_CACHED = _raised_from(
 )
 
 IS_GATED = r"meta-llama/Llama-3.1-8B is gated.*huggingface.co/meta-llama.*hf auth login"
-IS_UNKNOWN = r"no model 'llama-3.1-8b'.*Known short names: smollm2-135m, gpt2"
+IS_UNKNOWN = r"no model 'llama-3.1-8b'.*Known short names: smollm2-135m, gemma-3-270m"
 IS_OFFLINE = r"llama-3.1-8b must be fetched.*cannot be reached from here"
 
 

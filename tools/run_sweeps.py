@@ -7,6 +7,7 @@ read them in seconds.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from pathlib import Path
@@ -20,27 +21,40 @@ STORE = Path(__file__).parents[1] / "notebooks" / "results"
 ALL_HEADS = ("activation_patching", "attribution_patching", "hvp")
 K_SWEEP = ("activation_patching", "attribution_patching", *(f"ms_hvp:{k}" for k in range(1, 21)))
 
+MODELS = ("smollm2-135m", "gemma-3-270m")
 SWEEPS = [
-    *(dict(task=task, estimators=ALL_HEADS) for task in ("ioi", "greater_than", "factual")),
     *(
-        dict(task=task, estimators=K_SWEEP, top=5)
+        dict(task=task, estimators=ALL_HEADS, n_prompts=n)
+        for task, n in (("ioi", 50), ("factual", 55), ("greater_than_01", 50), ("factual_swap", 50))
+    ),
+    dict(task="greater_than", estimators=ALL_HEADS, n_prompts=20),
+    *(
+        dict(task=task, estimators=K_SWEEP, top=5, n_prompts=20)
         for task in ("ioi", "greater_than", "factual", "factual_swap")
     ),
 ]
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Model to sweep.")] = "smollm2-135m",
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts per task.")] = 20,
+    model: Annotated[str, typer.Option(help="Only this model; both by default.")] = "",
+    prompts: Annotated[int, typer.Option(min=0, help="Prompts per task; 0 for the book's.")] = 0,
     only: Annotated[str, typer.Option(help="Only this task.")] = "",
 ) -> None:
     """Run the book's sweeps, one after the other."""
-    loaded, started = load_model(model), time.perf_counter()
+    started = time.perf_counter()
     chosen = [s for s in SWEEPS if only in ("", s["task"])]
-    for number, arguments in zip(itertools.count(1), chosen, strict=False):
-        typer.echo(f"[{number}/{len(chosen)}] {arguments['task']}")
-        sweep(loaded, **arguments, n_prompts=prompts, store=STORE)
-    typer.echo(f"{len(chosen)} sweeps in {(time.perf_counter() - started) / 60:.1f} minutes.")
+    models = (model,) if model else MODELS
+    for number, (name, arguments) in enumerate(itertools.product(models, chosen), 1):
+        typer.echo(f"[{number}/{len(models) * len(chosen)}] {name}, {arguments['task']}")
+        size = {"n_prompts": prompts} if prompts else {}
+        sweep(_model(name), **arguments | size, store=STORE)
+    minutes = (time.perf_counter() - started) / 60
+    typer.echo(f"{len(models) * len(chosen)} sweeps in {minutes:.1f} minutes.")
+
+
+@functools.lru_cache(maxsize=1)
+def _model(name: str):
+    return load_model(name)
 
 
 if __name__ == "__main__":

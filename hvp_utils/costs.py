@@ -1,0 +1,80 @@
+"""What estimates cost, in forward equivalents: runs of the model for one patched component.
+
+That unit is the whole price of patching one component exactly, with everything this package does
+to make such runs cheap. The prices of derivatives are measured beside it, not assumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from hvp_utils.patched_metric import PatchedMetric
+
+__all__ = ["Costs", "measure_costs"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Prices in forward equivalents.
+
+    Attributes:
+        gradient: One gradient of M: attribution patching of all components together.
+        curvature: Slope and curvature of one component at t = 0, where all share a run.
+        slope_on_path: The slope of one component elsewhere on its axis.
+        curvature_on_path: Slope and curvature there.
+        seconds: Seconds that one forward equivalent took.
+    """
+
+    gradient: float
+    curvature: float
+    slope_on_path: float
+    curvature_on_path: float
+    seconds: float
+
+    def price(self, passes: Mapping[str, int]) -> float:
+        """Forward equivalents of some passes: ``{"forward": 5, "gradient": 1, ...}``."""
+        prices = {"forward": 1.0} | {
+            name: getattr(self, name)
+            for name in ("gradient", "curvature", "slope_on_path", "curvature_on_path")
+        }
+        unknown = set(passes) - set(prices)
+        if unknown:
+            raise ValueError(f"Unknown passes {sorted(unknown)}. Known: {', '.join(prices)}.")
+        return sum(count * prices[name] for name, count in passes.items())
+
+
+def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs:
+    """Measure the prices on this machine.
+
+    Args:
+        M: The metric.
+        sample: Components that are run; spread over all layers, so that early and late ones are
+            met as often as in the whole.
+        repeats: The fastest of so many tries counts.
+    """
+    which = torch.linspace(0, M.n - 1, min(sample, M.n)).long().unique()
+    tasks: dict[str, Callable[[], object]] = {
+        "forward": lambda: M.along_axes(0.5, 0, which),
+        "gradient": M.gradient,
+        "curvature": lambda: M.along_axes(0.0, 2, which),
+        "slope_on_path": lambda: M.along_axes(0.5, 1, which),
+        "curvature_on_path": lambda: M.along_axes(0.5, 2, which),
+    }
+    seconds = {}
+    for name, task in tqdm(tasks.items(), desc="measuring costs", delay=2, leave=False):
+        tries = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            task()
+            if M.delta_norm.is_cuda:
+                torch.cuda.synchronize()
+            tries.append(time.perf_counter() - started)
+        seconds[name] = min(tries)
+    unit = seconds.pop("forward") / len(which)
+    gradient = seconds.pop("gradient") / unit
+    return Costs(gradient, *(s / len(which) / unit for s in seconds.values()), seconds=unit)

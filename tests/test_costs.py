@@ -1,0 +1,55 @@
+"""Prices in forward equivalents: the arithmetic, and that they can be measured at all."""
+
+import dataclasses
+import math
+
+import pytest
+from tiny_models import tiny_model, tiny_pair
+
+from hvp_utils import Costs, PatchedMetric, measure_costs
+
+COSTS = Costs(gradient=2.0, curvature=3.0, slope_on_path=5.0, curvature_on_path=7.0, seconds=1000.0)
+
+
+def test_a_price_is_a_sum_over_passes():
+    assert COSTS.price({}) == 0
+    assert COSTS.price({"forward": 11}) == 11
+    assert COSTS.price({"gradient": 1, "curvature": 10}) == 32
+    assert COSTS.price({"forward": 1, "slope_on_path": 4, "curvature_on_path": 2}) == 35
+
+
+@pytest.mark.parametrize("unknown", ("backward", "seconds", "price"))
+def test_unknown_passes_are_refused(unknown):
+    with pytest.raises(ValueError, match=rf"{unknown}.*forward.*curvature_on_path"):
+        COSTS.price({"forward": 1, unknown: 1})
+
+
+def test_costs_are_measured_on_every_layer_but_not_on_everything(monkeypatch):
+    M = PatchedMetric(tiny_model("llama"), tiny_pair())
+    asked = []
+    along_axes = M.along_axes
+
+    def spy(t, order, components):
+        asked.append((t, order, components.tolist()))
+        return along_axes(t, order, components)
+
+    monkeypatch.setattr(M, "along_axes", spy)
+    costs = measure_costs(M, sample=4, repeats=2)
+    for field in dataclasses.fields(costs):
+        price = getattr(costs, field.name)
+        assert price > 0 and math.isfinite(price), field.name
+    assert costs.price({"forward": 1, "curvature": 1}) == 1 + costs.curvature
+    # Every kind of run twice, and all of them on the same components.
+    kinds = [(t, order) for t, order, _ in asked]
+    assert sorted(kinds) == sorted(2 * [(0.5, 0), (0.0, 2), (0.5, 1), (0.5, 2)])
+    assert len({tuple(components) for *_, components in asked}) == 1
+    components = asked[0][2]
+    assert len(set(components)) == len(components) == 4
+    assert set(M.layers[components].tolist()) == {0, 1, 2}
+
+
+def test_a_sample_larger_than_the_model_is_the_model():
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(), "mlp_out")
+    assert M.n == 3
+    costs = measure_costs(M, sample=60, repeats=1)
+    assert all(price > 0 for price in dataclasses.astuple(costs))

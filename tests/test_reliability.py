@@ -1,0 +1,487 @@
+"""Scores, bounds and Screen-Flag-Fix: on paths whose Lipschitz constant is known, and on models."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_patched_metric import DIRECTIONS, WHERE, assert_close
+from tiny_models import ARCHITECTURES, METRICS, tiny_model, tiny_pair
+
+import hvp_utils.reliability
+from hvp_utils import (
+    Costs,
+    PatchedMetric,
+    activation_patching,
+    attribution_patching,
+    error_bounds,
+    flag,
+    hessian_lipschitz,
+    hvp,
+    ms_hvp,
+    quadratic_term,
+    reliability_score,
+    screen_flag_fix,
+    selective_bound,
+    slack,
+)
+from hvp_utils.patched_metric import AxisDerivatives
+
+KINDS = ("heads", "mlp_out", "resid", "neurons_pre", "neurons_post")
+FIXES = {
+    "hvp": hvp,
+    "ms_hvp": lambda M: ms_hvp(M, 3),
+    "activation_patching": activation_patching,
+}
+# Primes, so that no price can pass for another.
+COSTS = Costs(gradient=2.0, curvature=3.0, slope_on_path=5.0, curvature_on_path=7.0, seconds=1000.0)
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# --- paths that are known ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Path:
+    """g(t) = a t + b t^2/2 + c t^3/6 + the sum of A sin(w t + p), and the size of its patch."""
+
+    a: float
+    b: float
+    c: float
+    waves: tuple[tuple[float, float, float], ...] = ()
+    delta: float = 1.0
+
+    def derivative(self, k: int, t: float) -> float:
+        """The k-th derivative of g at t."""
+        coefficients = (0.0, self.a, self.b, self.c)
+        total = sum(
+            coefficients[j] * t ** (j - k) / math.factorial(j - k) for j in range(k, 4) if j >= k
+        )
+        for A, w, p in self.waves:
+            total += A * w**k * math.sin(w * t + p + k * math.pi / 2)
+        return total
+
+    @property
+    def steepest(self) -> float:
+        """A bound on |g'''|: L_H |delta|^3."""
+        return abs(self.c) + sum(abs(A * w**3) for A, w, _ in self.waves)
+
+
+class KnownMetric:
+    """Stands in for a ``PatchedMetric``: each component is a number, and moves along a `Path`."""
+
+    def __init__(self, paths):
+        self.paths, self.n = paths, len(paths)
+        self.base = 0.0
+        self.delta_norm = tensor(*(abs(path.delta) for path in paths))
+        self.L_H = tensor(*(path.steepest for path in paths)) / self.delta_norm**3
+
+    def along_axes(self, t=0.0, order=2, components=None):
+        which = range(self.n) if components is None else components.tolist()
+        t = torch.as_tensor(t, dtype=torch.float64).expand(len(which)).tolist()
+        rows = [
+            [self.paths[c].derivative(k, s) for c, s in zip(which, t, strict=True)]
+            for k in range(order + 1)
+        ]
+        start = tensor(*(self.paths[c].derivative(0, 0.0) for c in which))
+        return AxisDerivatives(tensor(*rows[0]) - start, *(tensor(*row) for row in rows[1:]))
+
+    def gradient(self):
+        return self.along_axes(0.0, 1).slope
+
+    def hessian_delta(self, t=0.0, components=None):
+        which = torch.arange(self.n) if components is None else components
+        deltas = tensor(*(self.paths[c].delta for c in which.tolist()))
+        return (self.along_axes(t, 2, which).curvature / deltas)[:, None]
+
+
+# Rounded, so that zero is common and no number is too small to be divided by.
+coefficient = st.floats(-3, 3).map(lambda x: round(x, 3))
+size = st.floats(0.1, 10).map(lambda x: round(x, 3))
+wave = st.tuples(coefficient, st.floats(-4, 4).map(lambda x: round(x, 3)), coefficient)
+cubics = st.builds(Path, coefficient, coefficient, coefficient, delta=size)
+waves = st.builds(Path, st.just(0.0), st.just(0.0), st.just(0.0), st.tuples(wave), size)
+sums = st.builds(
+    Path, coefficient, coefficient, coefficient, st.lists(wave, max_size=3).map(tuple), size
+)
+
+
+def metrics(paths):
+    return st.lists(paths, min_size=1, max_size=8).map(KnownMetric)
+
+
+known = metrics(st.one_of(cubics, waves, sums))
+many = settings(max_examples=150, deadline=None)
+
+
+def rounding(M):
+    """What rounding may do to sums of terms as large as these."""
+    g = M.along_axes(0.0, 2)
+    amplitudes = tensor(*(sum(abs(A) for A, _, _ in path.waves) for path in M.paths))
+    cubic = M.L_H * M.delta_norm**3
+    return 1e-13 * (1 + amplitudes + g.slope.abs() + g.curvature.abs() + cubic)
+
+
+def bounds_of(M):
+    return error_bounds(attribution_patching(M), quadratic_term(M), M.delta_norm, M.L_H)
+
+
+@many
+@given(known)
+def test_proposition_1(M):
+    first, bounds, spare = attribution_patching(M), bounds_of(M), rounding(M)
+    error = (activation_patching(M) - first).abs()
+    assert (error <= bounds.attribution_patching + spare).all()
+    relative = error / first.abs()
+    spare = spare / first.abs()
+    some = first != 0
+    assert (relative <= bounds.relative_upper + spare)[some].all()
+    assert (relative >= bounds.relative_lower - spare)[some].all()
+    assert (bounds.relative_lower >= 0).all()
+
+
+@many
+@given(known)
+def test_bounds_are_score_and_slack(M):
+    """(1 + eta) R and (1 - eta) R, and eta |q| is the cubic bound."""
+    first, q, bounds = attribution_patching(M), quadratic_term(M), bounds_of(M)
+    cubic = tensor(*(path.steepest / 6 for path in M.paths))
+    R, eta = reliability_score(first, q), slack(q, M.delta_norm, M.L_H)
+    torch.testing.assert_close(bounds.slack, eta, rtol=0, atol=0)
+    torch.testing.assert_close(bounds.hvp, cubic)
+    some = q != 0
+    torch.testing.assert_close((eta * q.abs())[some], cubic[some])
+    some &= first != 0
+    torch.testing.assert_close((R * first.abs())[some], q.abs()[some])
+    # Where eta is near 1, what is left is a difference of near equals.
+    torch.testing.assert_close(bounds.relative_upper[some], ((1 + eta) * R)[some])
+    gap = bounds.relative_lower - ((1 - eta) * R).clamp_min(0)
+    assert (gap.abs() <= 1e-12 * (1 + eta) * R)[some].all()
+
+
+@many
+@given(known, st.integers(1, 12))
+def test_corollary_1(M, n_steps):
+    residual = (activation_patching(M) - ms_hvp(M, n_steps)).abs()
+    assert (residual <= bounds_of(M).hvp / n_steps**2 + rounding(M)).all()
+
+
+@many
+@given(metrics(cubics), st.integers(1, 12))
+def test_a_cubic_attains_all_bounds(M, n_steps):
+    truth, bounds, spare = activation_patching(M), bounds_of(M), rounding(M)
+    error = (truth - attribution_patching(M)).abs()
+    residual = (truth - ms_hvp(M, n_steps)).abs()
+    assert ((residual - bounds.hvp / n_steps**2).abs() <= spare).all()
+    signs = tensor(*(path.b * path.c for path in M.paths))
+    assert ((error - bounds.attribution_patching).abs() <= spare)[signs >= 0].all()
+    lower = bounds.relative_lower * attribution_patching(M).abs()
+    tight = (signs < 0) & (bounds.slack < 1) & (attribution_patching(M) != 0)
+    assert ((error - lower).abs() <= spare)[tight].all()
+
+
+def test_the_worked_example_of_a_cubic():
+    M = KnownMetric([Path(1.0, 0.8, 0.6, delta=2.0), Path(1.0, 0.8, -0.6, delta=0.5)])
+    bounds = bounds_of(M)
+    torch.testing.assert_close(bounds.slack, tensor(0.25, 0.25))
+    torch.testing.assert_close(bounds.relative_lower, tensor(0.3, 0.3))
+    torch.testing.assert_close(bounds.relative_upper, tensor(0.5, 0.5))
+    torch.testing.assert_close(bounds.attribution_patching, tensor(0.5, 0.5))
+    torch.testing.assert_close(bounds.hvp, tensor(0.1, 0.1))
+    relative = (activation_patching(M) - attribution_patching(M)).abs() / attribution_patching(M)
+    torch.testing.assert_close(relative, tensor(0.5, 0.3))
+
+
+taus = st.one_of(st.just(0.0), st.just(0.1), st.floats(0, 5))
+
+
+@many
+@given(known, taus)
+def test_proposition_2_and_corollary_2(M, tau):
+    found = screen_flag_fix(M, tau, costs=COSTS)
+    bound = selective_bound(attribution_patching(M), quadratic_term(M), M.delta_norm, M.L_H, tau)
+    spare = rounding(M).sum().item()
+    total = found.estimates.sum()
+    assert abs(activation_patching(M).sum() - total) <= bound.total + spare
+    # What all corrections would have added, to the sign.
+    assert abs(hvp(M).sum() - total - bound.gap) <= spare
+    assert abs(bound.gap) <= bound.gap_bound + spare
+    assert bound.gap_bound <= bound.total + spare
+    assert 0 <= bound.cancellation <= 1 + 1e-12
+    torch.testing.assert_close(found.flagged, found.score > tau)
+
+
+def test_the_selective_bound_by_hand():
+    first, q = tensor(1.0, -2.0, 4.0, 1.0), tensor(0.3, -0.4, 0.5, 5.0)
+    norm, L_H = tensor(1.0, 2.0, 1.0, 0.5), tensor(0.6, 0.3, 0.0, 4.8)
+    bound = selective_bound(first, q, norm, L_H, tau=0.3)  # only the last is flagged
+    assert bound.total == pytest.approx(0.3 * 7 + 0.1 + 0.4 + 0.0 + 0.1)
+    assert bound.gap == pytest.approx(0.4)
+    assert bound.cancellation == pytest.approx(0.4 / 1.2)
+    assert bound.gap_bound == pytest.approx(0.4 / 1.2 * 0.3 * 7)
+    # tau = R exactly is still trusted; below it, nothing is left to be off by but cubic terms.
+    none = selective_bound(first, q, norm, L_H, tau=0.0)
+    assert none.total == pytest.approx(0.6)
+    assert (none.gap, none.gap_bound, none.cancellation) == (0.0, 0.0, 1.0)
+
+
+def test_proposition_2_is_attained():
+    """All trusted, all scores equal to tau, nothing cancels: the bound is the error."""
+    M = KnownMetric([Path(1.0, 0.5, 0.6), Path(2.0, 1.0, 0.3, delta=3.0)])
+    bound = selective_bound(
+        attribution_patching(M), quadratic_term(M), M.delta_norm, M.L_H, tau=0.25
+    )
+    found = screen_flag_fix(M, 0.25, costs=COSTS)
+    assert not found.flagged.any()
+    assert bound.total == pytest.approx((activation_patching(M) - found.estimates).sum().item())
+    assert bound.gap_bound == pytest.approx(bound.gap) and bound.cancellation == 1
+
+
+# --- zeros -------------------------------------------------------------------------------------
+
+
+def test_zeros():
+    inf = math.inf
+    #               f_ap  q    L_H   R    eta  upper  lower  AP   HVP
+    table = [
+        (0.0, 2.0, 6.0, inf, 0.5, inf, inf, 3.0, 1.0),
+        (0.0, 1.0, 12.0, inf, 2.0, inf, 0.0, 3.0, 2.0),
+        (0.0, 2.0, 0.0, inf, 0.0, inf, inf, 2.0, 0.0),
+        (4.0, 0.0, 6.0, 0.0, inf, 0.25, 0.0, 1.0, 1.0),
+        (4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        (0.0, 0.0, 6.0, 0.0, inf, inf, 0.0, 1.0, 1.0),
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    ]
+    for signs in itertools.product((1, -1), repeat=2):
+        columns = tensor(*(value for row in table for value in row)).reshape(len(table), -1).T
+        first, q, L_H, R, eta, upper, lower, ap, residual = columns
+        first, q, norm = signs[0] * first, signs[1] * q, torch.ones_like(q)
+        bounds = error_bounds(first, q, norm, L_H)
+        assert reliability_score(first, q).equal(R)
+        assert slack(q, norm, L_H).equal(eta) and bounds.slack.equal(eta)
+        assert bounds.relative_upper.equal(upper)
+        assert bounds.relative_lower.equal(lower)
+        assert bounds.attribution_patching.equal(ap)
+        assert bounds.hvp.equal(residual)
+
+
+def test_flag():
+    score = tensor(0.0, 0.1, 0.2, math.inf)
+    assert flag(score, 0.1).tolist() == [False, False, True, True]
+    assert flag(score, 0).tolist() == [False, True, True, True]
+    assert flag(score, math.inf).tolist() == [False] * 4
+    for tau in (-1e-9, -math.inf, math.nan):
+        with pytest.raises(ValueError, match="tau must be at least 0"):
+            flag(score, tau)
+        with pytest.raises(ValueError, match="tau must be at least 0"):
+            selective_bound(score, score, score, score, tau)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_identical_prompts(kind):
+    M = PatchedMetric(tiny_model("llama"), tiny_pair("same"), kind)
+    zero = torch.zeros(M.n, dtype=torch.float64)
+    L_H = hessian_lipschitz(M)
+    assert L_H.equal(zero)
+    assert M.hessian_delta(0.5).count_nonzero() == 0
+    first, q = attribution_patching(M), quadratic_term(M)
+    assert reliability_score(first, q).equal(zero)
+    for bound in error_bounds(first, q, M.delta_norm, L_H):
+        assert bound.equal(zero)
+    assert selective_bound(first, q, M.delta_norm, L_H, 0.1) == (0.0, 0.0, 0.0, 1.0)
+    for fix in FIXES:
+        found = screen_flag_fix(M, 0.0, fix, costs=COSTS)
+        assert found.estimates.equal(zero) and found.score.equal(zero)
+        assert not found.flagged.any()
+
+
+# --- the Lipschitz constant --------------------------------------------------------------------
+
+
+@many
+@given(known)
+def test_the_observed_constant_is_a_lower_bound(M):
+    points = (0.0, 0.25, 0.5, 1.0)
+    observed = hessian_lipschitz(M, points) * M.delta_norm**3
+    assert (observed <= M.L_H * M.delta_norm**3 + 10 * rounding(M)).all()
+    more = hessian_lipschitz(M, (*points, 0.875)) * M.delta_norm**3
+    assert (more >= observed).all()
+
+
+@many
+@given(metrics(cubics))
+def test_and_the_constant_itself_for_a_cubic(M):
+    torch.testing.assert_close(hessian_lipschitz(M), M.L_H, rtol=1e-9, atol=1e-9)
+    backwards = torch.arange(M.n).flip(0)
+    torch.testing.assert_close(
+        hessian_lipschitz(M, (1.0, 0.25), backwards), M.L_H.flip(0), rtol=1e-9, atol=1e-9
+    )
+
+
+def slow_products(problem, t, n_run):
+    """H delta of every component at a + t delta, one at a time, where its own activation is."""
+    rows = []
+    for c, component in enumerate(problem.components):
+        _, product = reference.gradient_and_hessian_product(problem, c, moved=t)
+        own = torch.zeros_like(product)
+        own[component.where] = product[component.where]
+        rows.append(own[-n_run:].flatten())  # the tokens that both runs share are not patched
+    return torch.stack(rows)
+
+
+# Every architecture once, every kind; directions, prompts and metrics go round.
+CASES = [
+    pytest.param(
+        architecture,
+        KINDS[i % 5],
+        DIRECTIONS[i % 2],
+        WHERE[i % 3],
+        METRICS[i % 4],
+        id=f"{architecture}-{KINDS[i % 5]}",
+    )
+    for i, architecture in enumerate(ARCHITECTURES)
+]
+
+
+@pytest.mark.parametrize(("architecture", "kind", "direction", "where", "metric"), CASES)
+def test_hessian_delta_and_its_constant_equal_the_slow_reference(
+    architecture, kind, direction, where, metric
+):
+    bridge, pair = tiny_model(architecture), tiny_pair(where, metric)
+    M = PatchedMetric(bridge, pair, kind, direction)
+    problem = reference.Problem(bridge, pair, kind, direction)
+    points = (0.0, 0.5, 1.0)
+    slow = {t: slow_products(problem, t, M.n_run) for t in points}
+    for t in points:
+        assert_close(M.hessian_delta(t), slow[t])
+    rates = []
+    for c in range(M.n):
+        size = problem.delta[c].norm()
+        rates.append(
+            max(
+                (slow[s][c] - slow[t][c]).norm() / (abs(s - t) * size**2)
+                for s, t in itertools.combinations(points, 2)
+            )
+        )
+    assert_close(hessian_lipschitz(M), torch.stack(rates))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hessian_delta_along_delta_is_the_curvature(kind, random):
+    """And each component may be at a point of its own, in any order and any batches."""
+    M = PatchedMetric(tiny_model("qwen2"), tiny_pair(), kind)
+    which, t = torch.arange(M.n).flip(0)[: M.n - 1], random(M.n - 1)
+    products = M.hessian_delta(t, which)
+    deltas = torch.cat(
+        [
+            (site.spread(torch.eye(len(site.labels), dtype=torch.float64)) * delta).flatten(1)
+            for site, delta in zip(M.sites, M.deltas, strict=True)
+        ]
+    )
+    assert_close((products * deltas[which]).sum(-1), M.along_axes(t, 2, which).curvature)
+    M.batch_size = 2
+    assert_close(M.hessian_delta(t, which), products, 1e-11)
+
+
+def test_the_constant_of_some_components():
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
+    which = torch.tensor([7, 2, 11])
+    assert_close(hessian_lipschitz(M, (0.0, 1.0), which), hessian_lipschitz(M, (0.0, 1.0))[which])
+
+
+@pytest.mark.parametrize("points", ((), (0.5,), (0.5, 0.5)))
+def test_one_point_has_no_rate(points):
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
+    with pytest.raises(ValueError, match="two different points"):
+        hessian_lipschitz(M, points)
+
+
+# --- Screen-Flag-Fix ---------------------------------------------------------------------------
+
+PIPELINES = [
+    pytest.param(architecture, fix, KINDS[i % 5], id=f"{architecture}-{fix}-{KINDS[i % 5]}")
+    for i, (architecture, fix) in enumerate(itertools.product(("gpt2", "llama", "gemma3"), FIXES))
+]
+
+
+@pytest.mark.parametrize(("architecture", "fix", "kind"), PIPELINES)
+def test_what_is_flagged_is_fixed_and_nothing_else(architecture, fix, kind):
+    M = PatchedMetric(tiny_model(architecture), tiny_pair(), kind)
+    first, q = attribution_patching(M), quadratic_term(M)
+    # Some residual positions reach nothing: no slope, no curvature.
+    score = torch.where(q == 0, 0.0, (q / first).abs())
+    tau = score[score > 0].median().item()
+    found = screen_flag_fix(M, tau, fix, n_steps=3, costs=COSTS)
+    assert_close(found.score, score)
+    m = int(found.flagged.sum())
+    assert 0 < m < M.n
+    assert found.flagged.equal(found.score > tau)
+    expected = torch.where(found.flagged, FIXES[fix](M), first)
+    assert (expected - first).abs().max() > 1e-3 * first.abs().max()
+    assert_close(found.estimates, expected, 1e-11)
+    extra = {
+        "hvp": {},
+        "ms_hvp": {"curvature_on_path": 2 * m},
+        "activation_patching": {"forward": m},
+    }
+    assert found.passes == {"curvature": M.n} | extra[fix]
+    assert found.cost == COSTS.price(found.passes)
+    assert found.cost == 3 * M.n + {"hvp": 0, "ms_hvp": 14 * m, "activation_patching": m}[fix]
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_the_two_ends_of_the_threshold(fix):
+    M = PatchedMetric(tiny_model("qwen2"), tiny_pair())
+    everything = screen_flag_fix(M, 0.0, fix, n_steps=3, costs=COSTS)
+    assert everything.flagged.equal(quadratic_term(M) != 0) and everything.flagged.all()
+    assert_close(everything.estimates, FIXES[fix](M), 1e-11)
+    nothing = screen_flag_fix(M, math.inf, fix, n_steps=3, costs=COSTS)
+    assert not nothing.flagged.any()
+    assert_close(nothing.estimates, attribution_patching(M), 1e-11)
+    assert nothing.passes == {"curvature": M.n} and nothing.cost == 3 * M.n
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_flat_and_stationary_components(fix):
+    """A straight path is never flagged; one that starts level always is."""
+    straight, level = Path(2.0, 0.0, 0.0), Path(0.0, 1.0, 0.6)
+    M = KnownMetric([straight, level])
+    found = screen_flag_fix(M, 0.0, fix, n_steps=3, costs=COSTS)
+    assert found.score.tolist() == [0.0, math.inf]
+    assert screen_flag_fix(M, 1e12, fix, costs=COSTS).flagged.tolist() == [False, True]
+    after = {"hvp": 0.5, "ms_hvp": 0.6 - 0.1 / 9, "activation_patching": 0.6}[fix]
+    torch.testing.assert_close(found.estimates, tensor(2.0, after))
+
+
+def test_one_step_of_ms_hvp_is_hvp_at_the_same_price():
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
+    one, other = (screen_flag_fix(M, 0.05, fix, 1, COSTS) for fix in ("hvp", "ms_hvp"))
+    assert one.flagged.any()
+    assert_close(one.estimates, other.estimates, 1e-11)
+    assert one.cost == other.cost
+
+
+def test_prices_are_measured_when_none_are_given(monkeypatch):
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
+    seen = []
+    monkeypatch.setattr(hvp_utils.reliability, "measure_costs", lambda M: seen.append(M) or COSTS)
+    assert screen_flag_fix(M, math.inf).cost == 3 * M.n
+    assert seen == [M]
+    screen_flag_fix(M, math.inf, costs=COSTS)
+    assert seen == [M]
+
+
+def test_what_cannot_be_is_refused():
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
+    with pytest.raises(ValueError, match="fix must be.*'prayer'"):
+        screen_flag_fix(M, fix="prayer", costs=COSTS)
+    for tau in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="tau must be at least 0"):
+            screen_flag_fix(M, tau, costs=COSTS)
