@@ -39,6 +39,8 @@ __all__ = [
 
 Rule = Callable[[TransformerBridge], Iterable[RemovableHandle]]
 
+_active = 0
+
 
 @contextlib.contextmanager
 def changed_backward(model: TransformerBridge | PreTrainedModel, *rules: Rule) -> Iterator[None]:
@@ -48,12 +50,22 @@ def changed_backward(model: TransformerBridge | PreTrainedModel, *rules: Rule) -
         model: The model that a ``PatchedMetric`` was made with.
         rules: What this module's ``..._rules`` return, or single rules.
     """
+    global _active
     bridge = as_bridge(model)
     with contextlib.ExitStack() as stack:
         for rule in rules:
             for handle in rule(bridge):
                 stack.callback(handle.remove)
-        yield
+        _active += 1
+        try:
+            yield
+        finally:
+            _active -= 1
+
+
+def rules_are_active() -> bool:
+    """Whether any rule is on: what was computed before must then not be used again."""
+    return _active > 0
 
 
 def gim_rules() -> tuple[Rule, ...]:

@@ -56,7 +56,12 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
         sample: Components that are run; spread over all layers, so that early and late ones are
             met as often as in the whole.
         repeats: The fastest of so many tries counts.
+
+    Raises:
+        ValueError: No component differs between the two prompts, so none would be run.
     """
+    if not M.delta_norm.any():
+        raise ValueError("The two prompts give the same activations: there is no run to time.")
     which = torch.linspace(0, M.n - 1, min(sample, M.n)).long().unique()
     tasks: dict[str, Callable[[], object]] = {
         "forward": lambda: M.along_axes(0.5, 0, which),

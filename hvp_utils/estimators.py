@@ -85,11 +85,20 @@ def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
 
 
 def ms_hvp(
-    M: PatchedMetric, n_steps: int = 5, components: Components = None
+    M: PatchedMetric,
+    n_steps: int = 5,
+    components: Components = None,
+    at_base: AxisDerivatives | None = None,
 ) -> Float[Tensor, " m"]:
     """Multi-step second-order estimate: ``n_steps`` parabolas laid end to end along each axis.
 
     Sum over k of g_c'(k/K)/K + g_c''(k/K)/(2 K^2). One step is ``hvp``; the error falls as 1/K^2.
+
+    Args:
+        M: The metric.
+        n_steps: K.
+        components: Indices; all by default.
+        at_base: Derivatives of these components at 0, where they are known already.
 
     Source:
         Zhang & Wang (2026), algorithm 1 and equation 5.
@@ -99,8 +108,15 @@ def ms_hvp(
         TypeError: The model runs in half precision.
     """
     t = torch.arange(_whole(n_steps), dtype=torch.float64) / n_steps
-    g = _along_path(M, t, 2, components)
-    return (g.slope / n_steps + g.curvature / (2 * n_steps**2)).sum(0)
+    if at_base is None:
+        g = _along_path(M, t, 2, components)
+        slope, curvature = g.slope.sum(0), g.curvature.sum(0)
+    else:
+        slope, curvature = at_base.slope, at_base.curvature
+        if n_steps > 1:
+            g = _along_path(M, t[1:], 2, components)
+            slope, curvature = slope + g.slope.sum(0), curvature + g.curvature.sum(0)
+    return slope / n_steps + curvature / (2 * n_steps**2)
 
 
 def ms_hvp_median(
@@ -300,7 +316,7 @@ def gim(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Attribution patching with the backward pass of GIM; see ``gim_rules``.
 
     Source:
-        Edin et al. (2026).
+        Edin et al. (2025).
     """
     with changed_backward(M.model, *gim_rules()):
         return attribution_patching(M, components)
@@ -410,12 +426,11 @@ def _key_effects(
     the others share what it gains or loses in proportion (Kramar et al. 2024).
     """
     change = torch.where(p > 0, change, torch.zeros_like(change))  # masked: no number, no change
-    # Written so that nothing overflows: sigmoid(logit(p) + s).
-    tiny = torch.finfo(p.dtype).tiny
-    new = torch.sigmoid(p.clamp_min(tiny).log() - (1 - p).clamp_min(tiny).log() + change)
-    new = torch.where((p > 0) & (p < 1), new, p)
+    # (p' - p)/(1 - p) = p (e^s - 1)/(1 + p (e^s - 1)), times e^-s above and below where s > 0.
+    m = torch.expm1(-change.abs())
+    gain = torch.where(change > 0, -p * m / (1 + m - p * m), p * m / (1 + p * m))
     others = (p * G).sum(-1, keepdim=True)
-    return ((new - p) / (1 - p).clamp_min(tiny) * (G - others)).sum(1)
+    return (gain * (G - others)).sum(1)
 
 
 # --- the machinery -----------------------------------------------------------------------------

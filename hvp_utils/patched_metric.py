@@ -263,7 +263,8 @@ class PatchedMetric:
             components: Indices; all by default.
 
         Returns:
-            One row per component: its whole activation tensor, flattened, zero outside c.
+            One row per component: its activation tensor at the ``n_run`` positions that are run,
+            flattened, zero outside c.
         """
         self._require_full_precision()
         wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()

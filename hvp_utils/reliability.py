@@ -1,8 +1,8 @@
 """When to trust attribution patching: scores, bounds, and the Screen-Flag-Fix workflow.
 
 In the paper's notation, for one component: f is the true effect, f_ap = g_c'(0) its first-order
-estimate, q = g_c''(0) / 2 the quadratic term, |delta| the size of the patch and L_H a Lipschitz
-constant of the Hessian along it. Then f - f_ap = q + R3 with |R3| <= L_H |delta|^3 / 6.
+estimate, q = g_c''(0) / 2 the quadratic term, ``|delta|`` the size of the patch and L_H a Lipschitz
+constant of the Hessian along it. Then f - f_ap = q + R3 with ``|R3| <= L_H |delta|^3 / 6``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hvp_utils.costs import Costs, measure_costs
 from hvp_utils.estimators import activation_patching, ms_hvp
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 __all__ = [
     "ErrorBounds",
@@ -38,7 +38,7 @@ Components = Int[Tensor, " m"] | None
 def reliability_score(
     first_order: Float[Tensor, "*m"], quadratic: Float[Tensor, "*m"]
 ) -> Float[Tensor, "*m"]:
-    """R = |q| / |f_ap|, the relative error of attribution patching up to the cubic remainder.
+    """``R = |q| / |f_ap|``, the relative error of attribution patching up to the cubic remainder.
 
     Args:
         first_order: Attribution patching, f_ap.
@@ -60,8 +60,8 @@ def hessian_lipschitz(
 ) -> Float[Tensor, " m"]:
     """Largest observed rate at which the Hessian changes along each component's patch.
 
-    Over pairs of points, |H(t_i) delta - H(t_j) delta| / (|t_i - t_j| |delta|^2). One direction is
-    probed, so this is a lower bound on L_H: bounds computed with it can fail.
+    Over pairs of points, ``|H(t_i) delta - H(t_j) delta| / (|t_i - t_j| |delta|^2)``. One direction
+    is probed, so this is a lower bound on L_H: bounds computed with it can fail.
 
     Returns:
         One number per component, 0 where nothing moves.
@@ -72,14 +72,15 @@ def hessian_lipschitz(
     Raises:
         ValueError: Fewer than two different points.
     """
-    if len(set(points)) < 2:
+    points = sorted(set(points))
+    if len(points) < 2:
         raise ValueError(
             f"The Hessian must be taken at two different points or more, not {points}."
         )
     which = torch.arange(M.n) if components is None else torch.as_tensor(components)
     norm = M.delta_norm[which.to(M.delta_norm.device)]
     products = torch.stack([M.hessian_delta(t, which) for t in points])
-    t = torch.tensor(points).to(products)
+    t = torch.tensor(points, dtype=products.dtype, device=products.device)
     i, j = torch.triu_indices(len(points), len(points), offset=1)
     rates = (products[i] - products[j]).norm(dim=-1) / (t[i] - t[j]).abs()[:, None]
     return torch.where(norm > 0, rates.amax(0) / norm.square(), torch.zeros_like(norm))
@@ -88,7 +89,7 @@ def hessian_lipschitz(
 def slack(
     quadratic: Float[Tensor, "*m"], delta_norm: Float[Tensor, "*m"], L_H: Float[Tensor, "*m"]
 ) -> Float[Tensor, "*m"]:
-    """Eta = L_H |delta|^3 / (6 |q|): the cubic bound over the quadratic term.
+    """``Eta = L_H |delta|^3 / (6 |q|)``: the cubic bound over the quadratic term.
 
     Infinite where the quadratic term is 0 and the cubic bound is not; 0 where both are.
 
@@ -103,18 +104,18 @@ class ErrorBounds(NamedTuple):
     """Bounds on errors, one number per component.
 
     Attributes:
-        relative_upper: On |f - f_ap| / |f_ap|: (1 + eta) R.
+        relative_upper: On ``|f - f_ap| / |f_ap|``: (1 + eta) R.
         relative_lower: Below it, (1 - eta) R, or 0 where eta is 1 or more.
-        attribution_patching: On |f - f_ap|.
+        attribution_patching: On ``|f - f_ap|``.
         hvp: On the error left after the correction; divide by K^2 for ``ms_hvp`` with K steps.
         slack: eta.
     """
 
-    relative_upper: Float[Tensor, "*m"]
-    relative_lower: Float[Tensor, "*m"]
-    attribution_patching: Float[Tensor, "*m"]
-    hvp: Float[Tensor, "*m"]
-    slack: Float[Tensor, "*m"]
+    relative_upper: Float[Tensor, " m"]
+    relative_lower: Float[Tensor, " m"]
+    attribution_patching: Float[Tensor, " m"]
+    hvp: Float[Tensor, " m"]
+    slack: Float[Tensor, " m"]
 
 
 def error_bounds(
@@ -156,11 +157,11 @@ class SelectiveBound(NamedTuple):
 
     Attributes:
         total: Bound on the error of the sum over components: the trusted ones contribute at most
-            tau times their summed |f_ap|, and every component its cubic remainder.
+            tau times their summed ``|f_ap|``, and every component its cubic remainder.
         gap: Exactly what correcting all components would have added: the sum of q over those
             that were trusted.
-        gap_bound: Its bound, cancellation * tau * the trusted |f_ap|.
-        cancellation: |sum of q| / sum of |q| over the trusted components; 1 where none cancel.
+        gap_bound: Its bound, cancellation * tau * the trusted ``|f_ap|``.
+        cancellation: ``|sum of q| / sum of |q|`` over the trusted components; 1 where none cancel.
     """
 
     total: float
@@ -183,7 +184,7 @@ def selective_bound(
     """
     trusted = ~flag(reliability_score(first_order, quadratic), tau)
     q = quadratic[trusted]
-    left = tau * first_order[trusted].abs().sum()
+    left = tau * first_order[trusted].abs().sum() if trusted.any() else q.sum()
     sizes = q.abs().sum()
     cancellation = (q.sum().abs() / sizes).item() if sizes > 0 else 1.0
     return SelectiveBound(
@@ -238,6 +239,9 @@ def screen_flag_fix(
     """
     if fix not in ("hvp", "ms_hvp", "activation_patching"):
         raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
+    if not isinstance(n_steps, int) or n_steps < 1:
+        raise ValueError(f"n_steps must be a whole number of at least 1, not {n_steps!r}.")
+    flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
     g = M.along_axes(0.0, order=2)
     score = reliability_score(g.slope, g.curvature / 2)
     flagged = flag(score, tau)
@@ -248,7 +252,8 @@ def screen_flag_fix(
         if fix == "hvp":
             estimates[flagged] += g.curvature[flagged] / 2
         elif fix == "ms_hvp":
-            estimates[flagged] = ms_hvp(M, n_steps, which)
+            at_base = AxisDerivatives(*(d[flagged] for d in g[:3]))
+            estimates[flagged] = ms_hvp(M, n_steps, which, at_base)
             passes["curvature_on_path"] = (n_steps - 1) * len(which)
         else:
             estimates[flagged] = activation_patching(M, which)

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
+from hvp_utils.backward_rules import rules_are_active
 from hvp_utils.estimators import find_estimator
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
@@ -207,7 +208,8 @@ def _one_prompt(
 class _Remembered:
     """``along_axes`` of one PatchedMetric that computes no point of any axis twice.
 
-    Estimators meet at the same points: MS-HVP of 2, 4 and 10 steps all need t = 1/2.
+    Estimators meet at the same points: MS-HVP of 2, 4 and 10 steps all need t = 1/2. Under changed
+    backward rules the derivatives are others, so nothing is remembered then.
     """
 
     def __init__(self, M: PatchedMetric):
@@ -216,6 +218,8 @@ class _Remembered:
         self._known: dict[tuple[int, int, float], Tensor] = {}
 
     def __call__(self, t=0.0, order=2, components=None) -> AxisDerivatives:
+        if rules_are_active():
+            return self._compute(t, order, components)
         wanted = self._everything if components is None else torch.as_tensor(components).cpu()
         points = torch.as_tensor(t, dtype=torch.float64).expand(len(wanted)).tolist()
         # Rounded, since 1/3 and 2/6 need not agree to the last bit.

@@ -172,7 +172,9 @@ def test_contributions_add_up_to_the_hessian(architecture, random):
         for parts in (kinds, layers):
             assert_close(sum(parts), H, 1e-10)
             assert all(differs(H, part) for part in parts)  # no single one is all of it
-        assert all(part.abs().max() > 1e-4 * H.abs().max() for part in layers)
+        # GPT-NeoX's MLPs run beside attention: no head of layer 0 reaches anything else in layer 0.
+        bend = [bool(part.abs().max() > 1e-4 * H.abs().max()) for part in layers]
+        assert bend == [architecture != "neox", True, True, True]
 
 
 def test_unknown_kinds():
@@ -249,6 +251,7 @@ def test_frozen_norms_are_linear(architecture, random):
     assert differs(gradient_through(norm, x, g), expected)
 
 
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_frozen_norm_scales_in_the_whole_network(architecture):
     """TransformerLens divides by what a hook makes of a norm's scale: here, a constant."""
@@ -265,8 +268,8 @@ def test_frozen_norm_scales_in_the_whole_network(architecture):
     hooks = [(name, lambda scale: scale.detach()) for name in scales]
     for c, component in enumerate(slow.components):
         hooks.append((component.hook, lambda live, c=c: live + alpha[c] * slow.delta[c]))
-    with pytest.warns(UserWarning, match="edited hook_scale"):
-        (expected,) = torch.autograd.grad(slow.run(hooks), alpha)
+    (expected,) = torch.autograd.grad(slow.run(hooks), alpha)
+    assert differs(M.gradient(), expected)
     with changed_backward(bridge, freeze_norm_scales):
         assert_close(M.gradient(), expected, 1e-9)
 

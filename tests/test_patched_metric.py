@@ -604,7 +604,7 @@ def test_wrong_shapes_are_refused():
         M.along_axes(torch.zeros(n - 1))
     with pytest.raises(ValueError, match="t must be one number or one per component"):
         M.along_axes(torch.zeros(n), components=torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="order must be 0, 1, 2 or 3, not 3"):
+    with pytest.raises(ValueError, match="order must be 0, 1, 2 or 3, not 4"):
         M.along_axes(0.0, order=4)
 
 

@@ -550,3 +550,18 @@ def test_a_model_out_of_reach_on_the_command_line(command, monkeypatch):
     done = command("--model", "no-such/model", "--task", "tiny")
     assert done.exit_code == 1
     assert "no-such/model must be fetched from the Hugging Face hub" in done.stderr
+
+
+def test_changed_backward_rules_are_not_served_from_memory(tmp_path):
+    """Gauss-Newton is ``hvp`` of a changed network: it must not get the plain one's derivatives."""
+    found = sweep(
+        tiny_model("gpt2"),
+        tiny_task,
+        ("activation_patching", "hvp", "gauss_newton"),
+        n_prompts=1,
+        components="mlp_out",
+    )
+    M = PatchedMetric(tiny_model("gpt2"), tiny_task(tiny_model("gpt2"), 1)[0], "mlp_out")
+    alone = find_estimator("gauss_newton")(M).numpy()
+    assert np.abs(found.hvp.values[0] - alone).max() > 1e-3
+    np.testing.assert_allclose(found.gauss_newton.values[0], alone, rtol=1e-9)

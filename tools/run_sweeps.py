@@ -15,11 +15,29 @@ from typing import Annotated
 
 import typer
 
-from hvp_utils import load_model, sweep
+from hvp_utils import QUADRATURES, load_model, sweep
 
 STORE = Path(__file__).parents[1] / "notebooks" / "results"
 ALL_HEADS = ("activation_patching", "attribution_patching", "hvp")
 K_SWEEP = ("activation_patching", "attribution_patching", *(f"ms_hvp:{k}" for k in range(1, 21)))
+# What chapter 8 compares, on the five largest heads of each prompt.
+BASELINES = (
+    "activation_patching",
+    "attribution_patching",
+    "hvp",
+    *(f"ms_hvp:{k}" for k in (2, 5, 10)),
+    "ms_hvp_median",
+    *(f"integrated_gradients:10:{rule}" for rule in QUADRATURES),
+    *(f"integrated_gradients:5:{rule}" for rule in ("midpoint", "gausslegendre")),
+    "integrated_gradients:35:right",
+    "integrated_hessians:5",
+    "integrated_hessians:3:grid:pairwise:right",
+    "integrated_hessians:5:grid:pairwise:right",
+    "integrated_hessians:5:grid:complete:gausslegendre",
+    "third_order",
+    "finite_difference_hvp",
+    "gauss_newton",
+)
 
 MODELS = ("smollm2-135m", "gemma-3-270m")
 SWEEPS = [
@@ -31,6 +49,10 @@ SWEEPS = [
     *(
         dict(task=task, estimators=K_SWEEP, top=5, n_prompts=20)
         for task in ("ioi", "greater_than", "factual", "factual_swap")
+    ),
+    *(
+        dict(task=task, estimators=BASELINES, top=5, n_prompts=20)
+        for task in ("ioi", "greater_than_01", "factual")
     ),
 ]
 
