@@ -73,7 +73,8 @@ def gim_rules() -> tuple[Rule, ...]:
 
     The scale of norms is held fixed, the softmax differentiated at temperature 2, the gradients
     at queries and keys quartered and at values halved, and the gradients at the two factors of a
-    gated MLP halved.
+    gated MLP halved. A component that is itself a query, key or value keeps its own gradient
+    whole: the shares act on what flows on from it to earlier layers.
 
     Source:
         Edin et al. (2025), GIM.
@@ -102,10 +103,16 @@ def relp_rules(freeze_patterns: bool = False) -> tuple[Rule, ...]:
 def drop_layer(layer: int) -> Rule:
     """No gradient flows into what the attention and the MLP of one layer write (GradDrop)."""
 
+    def cut(module: nn.Module, args: tuple, out: Tensor | tuple) -> Tensor | tuple:
+        return (out[0].detach(), *out[1:]) if isinstance(out, tuple) else out.detach()
+
     def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
         for hook in ("hook_attn_out", "hook_mlp_out"):
             point = bridge.hook_dict[f"blocks.{layer}.{hook}"]
-            yield point.register_forward_hook(lambda module, args, out: out.detach())
+            # On the module around the hook, so that patches at the hook are cut off as well.
+            for module in bridge.blocks[layer].modules():
+                if getattr(module, "hook_out", None) is point:
+                    yield module.register_forward_hook(cut)
 
     return rule
 
@@ -320,7 +327,8 @@ class _Linearised(TorchFunctionMode):
                 everything[i] = tensor
             return function(*everything, **kwargs)
 
-        at = tuple(args[i].detach() for i in live)
-        away = tuple(args[i] - args[i].detach() for i in live)
+        # Copied, since forward derivatives refuse tensors that are expanded in place.
+        at = tuple(args[i].detach().contiguous() for i in live)
+        away = tuple((args[i] - args[i].detach()).contiguous() for i in live)
         _, change = torch.func.jvp(of_live, at, away)
         return out.detach() + change

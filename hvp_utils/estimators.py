@@ -345,7 +345,9 @@ def atp_star(
     ``qk_fix`` recomputes the softmax under the patched query or key and is linear only after it;
     it concerns the component kinds ``"queries"`` and ``"keys"`` and leaves others as they are.
     ``grad_drop`` averages over the layers l the size of the estimate when no gradient flows
-    through layer l, so that effects which cancel do not hide; the result then has no sign.
+    through layer l, so that effects which cancel do not hide; the result then has no sign. It is
+    made for components that some layer writes, whose own layer gives nothing when it is dropped;
+    a residual stream belongs to no layer, and its average is a little too large.
 
     Source:
         Kramar et al. (2024), AtP*. (Zhang & Wang describe GradDrop differently, as dropping

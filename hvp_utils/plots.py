@@ -120,7 +120,7 @@ def axis_curve(
     g = M.along_axes(torch.tensor(t), order=0, components=torch.full((len(t),), c)).value.cpu()
     nodes = torch.arange(n_steps, dtype=torch.float64) / n_steps
     at_nodes = M.along_axes(nodes, components=torch.full((n_steps,), c))
-    slope, curvature = (x.cpu().double().numpy() for x in at_nodes[1:])
+    slope, curvature = (x.cpu().double().numpy() for x in at_nodes[1:3])
     ax.plot(t, g, **_look("activation_patching"), linewidth=2.5)
     ax.plot(t, M.base + slope[0] * t, **_look("attribution_patching"), linewidth=2)
     parabola = M.base + slope[0] * t + curvature[0] * t**2 / 2

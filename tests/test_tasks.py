@@ -590,9 +590,7 @@ def test_make_prompts_takes_a_name_a_generator_or_a_list(smollm2):
 
 def test_make_prompts_refuses_what_it_cannot_serve(fake):
     pair = reference_pair()
-    with pytest.raises(
-        ValueError, match=r"unknown task 'io'.*ioi, greater_than, .*factual"
-    ):
+    with pytest.raises(ValueError, match=r"unknown task 'io'.*ioi, greater_than, .*factual"):
         make_prompts("io", fake, 1)
     with pytest.raises(ValueError, match=r"2 prompts were asked for, but the task holds 1"):
         make_prompts([pair], fake, 2)
