@@ -124,8 +124,8 @@ def scale_gradients(hook: str, factor: float) -> Rule:
     """Multiply the gradient at one hook of every block."""
 
     def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
-        for block in range(bridge.cfg.n_layers):
-            point = bridge.hook_dict[f"blocks.{block}.{hook}"]
+        for layer in range(bridge.cfg.n_layers):
+            point = bridge.hook_dict[f"blocks.{layer}.{hook}"]
             yield point.register_forward_hook(lambda module, args, out: _value(out, factor * out))
 
     return rule

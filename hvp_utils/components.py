@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -56,25 +57,15 @@ def _heads(bridge: TransformerBridge, layer: int, positions: range, chosen) -> S
     return Site(f"blocks.{layer}.attn.hook_z", layer, labels, (1, n, 1))
 
 
-def _attention_input(bridge: TransformerBridge, layer: int, positions: range, hook: str) -> Site:
+def _attention_input(
+    bridge: TransformerBridge, layer: int, positions: range, chosen, hook: str
+) -> Site:
     """Queries, keys or values of one layer, one component per position and head."""
     n = bridge.cfg.n_heads
     if hook != "hook_q":  # several query heads may share one key and value head
         n = getattr(bridge.cfg, "n_key_value_heads", None) or n
     labels = tuple(f"L{layer}H{head}P{pos}" for pos in positions for head in range(n))
     return Site(f"blocks.{layer}.attn.{hook}", layer, labels, (len(positions), n, 1))
-
-
-def _queries(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
-    return _attention_input(bridge, layer, positions, "hook_q")
-
-
-def _keys(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
-    return _attention_input(bridge, layer, positions, "hook_k")
-
-
-def _values(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
-    return _attention_input(bridge, layer, positions, "hook_v")
 
 
 def _mlp_out(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
@@ -86,7 +77,7 @@ def _resid(bridge: TransformerBridge, layer: int, positions: range, chosen) -> S
     return Site(f"blocks.{layer}.hook_resid_post", layer, labels, (len(positions), 1))
 
 
-def _neurons(bridge: TransformerBridge, layer: int, chosen, hook: str) -> Site:
+def _neurons(bridge: TransformerBridge, layer: int, positions: range, chosen, hook: str) -> Site:
     labels = tuple(
         f"L{layer}N{int(neuron)}"
         for neuron in (range(bridge.cfg.d_mlp) if chosen is None else chosen)
@@ -94,25 +85,17 @@ def _neurons(bridge: TransformerBridge, layer: int, chosen, hook: str) -> Site:
     return Site(f"blocks.{layer}.mlp.{hook}", layer, labels, (1, bridge.cfg.d_mlp), chosen)
 
 
-def _neurons_pre(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
-    return _neurons(bridge, layer, chosen, "hook_pre")
-
-
-def _neurons_post(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
-    return _neurons(bridge, layer, chosen, "hook_post")
-
-
 #: Component kinds by name. Heads, MLP outputs and neurons are patched at all positions together,
 #: the others position by position.
 COMPONENT_KINDS = {
     "heads": _heads,
-    "queries": _queries,
-    "keys": _keys,
-    "values": _values,
+    "queries": partial(_attention_input, hook="hook_q"),
+    "keys": partial(_attention_input, hook="hook_k"),
+    "values": partial(_attention_input, hook="hook_v"),
     "mlp_out": _mlp_out,
     "resid": _resid,
-    "neurons_pre": _neurons_pre,
-    "neurons_post": _neurons_post,
+    "neurons_pre": partial(_neurons, hook="hook_pre"),
+    "neurons_post": partial(_neurons, hook="hook_post"),
 }
 
 

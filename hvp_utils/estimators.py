@@ -67,7 +67,7 @@ def attribution_patching(M: PatchedMetric, components: Components = None) -> Flo
     Source:
         Nanda (2023); Zhang & Wang (2026), equation 1.
     """
-    return M.gradient() if components is None else M.gradient()[components]
+    return _only(M.gradient(), components)
 
 
 def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
@@ -107,15 +107,11 @@ def ms_hvp(
         ValueError: ``n_steps`` is not a positive whole number.
         TypeError: The model runs in half precision.
     """
-    t = torch.arange(_whole(n_steps), dtype=torch.float64) / n_steps
-    if at_base is None:
-        g = _along_path(M, t, 2, components)
-        slope, curvature = g.slope.sum(0), g.curvature.sum(0)
-    else:
-        slope, curvature = at_base.slope, at_base.curvature
-        if n_steps > 1:
-            g = _along_path(M, t[1:], 2, components)
-            slope, curvature = slope + g.slope.sum(0), curvature + g.curvature.sum(0)
+    t = torch.arange(1, require_whole(n_steps), dtype=torch.float64) / n_steps
+    start = at_base or M.along_axes(0.0, order=2, components=components)
+    further = _along_path(M, t, 2, components)
+    slope = start.slope + further.slope.sum(0)
+    curvature = start.curvature + further.curvature.sum(0)
     return slope / n_steps + curvature / (2 * n_steps**2)
 
 
@@ -445,9 +441,9 @@ def _quadrature(n: int, method: str) -> tuple[Float[Tensor, " n"], Float[Tensor,
     """Nodes and weights on [0, 1]."""
     if method not in QUADRATURES:
         raise ValueError(f"Unknown method {method!r}. Known: {', '.join(QUADRATURES)}.")
-    if method == "trapezoid" and _whole(n) < 2:
+    if method == "trapezoid" and require_whole(n) < 2:
         raise ValueError("The trapezoidal rule needs n_steps of at least 2.")
-    k = torch.arange(_whole(n), dtype=torch.float64)
+    k = torch.arange(require_whole(n), dtype=torch.float64)
     if method == "gausslegendre":
         x, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n))
         return (x + 1) / 2, w / 2
@@ -459,7 +455,8 @@ def _quadrature(n: int, method: str) -> tuple[Float[Tensor, " n"], Float[Tensor,
     return (k + offset) / n, torch.full_like(k, 1 / n)
 
 
-def _whole(n_steps: int) -> int:
+def require_whole(n_steps: int) -> int:
+    """A number of steps, checked."""
     if not isinstance(n_steps, int) or n_steps < 1:
         raise ValueError(f"n_steps must be a whole number of at least 1, not {n_steps!r}.")
     return n_steps
@@ -471,7 +468,7 @@ def _along_path(
     """Derivatives of every component's g_c at the same points: each field is ``[k, m]``."""
     which = torch.arange(M.n) if components is None else torch.as_tensor(components)
     g = M.along_axes(t.repeat_interleave(len(which)), order, which.repeat(len(t)))
-    return AxisDerivatives(*(d if d is None else d.reshape(len(t), -1) for d in g))
+    return AxisDerivatives(*(d if d is None else d.reshape(len(t), len(which)) for d in g))
 
 
 def _only(values: Float[Tensor, " n"], components: Components) -> Float[Tensor, " m"]:

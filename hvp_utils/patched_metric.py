@@ -217,21 +217,13 @@ class PatchedMetric:
             raise ValueError(f"order must be 0, 1, 2 or 3, not {order!r}.")
         if order > 1:
             self._require_full_precision()
-        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
-        t = torch.as_tensor(t, dtype=self._dtype, device=self._device)
-        t = t.expand(len(wanted)) if t.ndim == 0 else t
-        if t.shape != wanted.shape:
-            raise ValueError(
-                f"t must be one number or one per component: {tuple(t.shape)} given, "
-                f"{len(wanted)} components."
-            )
+        wanted, t = self._places(t, components)
         results = torch.zeros(order + 1, len(wanted), dtype=self._dtype, device=self._device)
         results[0] = self.base
         moving = (self.delta_norm.cpu()[wanted] > 0).nonzero()[:, 0]
         # In layer order, since a row enters the batch at the layer of its component.
         moving = moving[self.layers[wanted[moving]].argsort(stable=True)]
 
-        t = t.detach()
         if order in (1, 2):
             # At 0 all axes meet: one run serves them all.
             here = (t == 0).cpu()[moving]
@@ -265,10 +257,12 @@ class PatchedMetric:
         Returns:
             One row per component: its activation tensor at the ``n_run`` positions that are run,
             flattened, zero outside c.
+
+        Raises:
+            TypeError: A model in half precision.
         """
         self._require_full_precision()
-        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
-        t = torch.as_tensor(t, dtype=self._dtype, device=self._device).expand(len(wanted)).detach()
+        wanted, t = self._places(t, components)
         order = self.layers[wanted].argsort(stable=True)
 
         def vectors_of(part: slice) -> Tensor:
@@ -281,13 +275,12 @@ class PatchedMetric:
             }
             value = self._metric_with(strengths, entering, shifts=shifts)
             slope = _derivative(value.sum(), at, create_graph=True)
+            rows = at.new_zeros(len(at), self.deltas[0].numel())
             if not slope.requires_grad:
-                return torch.zeros(len(at), self.deltas[0].numel()).to(at)
+                return rows
             found = torch.autograd.grad(slope.sum(), list(shifts.values()), materialize_grads=True)
-            rows = torch.zeros(len(at), self.deltas[0].numel()).to(at)
             for (i, (row, column)), vectors in zip(sites.items(), found, strict=True):
-                own = torch.zeros(len(row), self._sizes[i]).to(at)
-                own[torch.arange(len(row)), column] = 1.0
+                own = at.new_zeros(len(row), self._sizes[i]).scatter(1, column[:, None], 1.0)
                 rows[row] = (vectors[row] * self.sites[i].spread(own)).flatten(1)
             return rows
 
@@ -311,8 +304,8 @@ class PatchedMetric:
             first, last = site_of[chosen[0]].item(), site_of[chosen[-1]].item()
             sites = slice(first, last + 1)
             column = (chosen - self._offsets[first]).to(self._device)[:, None]
-            blank = torch.zeros(len(chosen), sum(self._sizes[sites]), dtype=self._dtype)
-            axes = blank.to(self._device).scatter(1, column, 1.0)
+            blank = slopes[0].new_zeros(len(chosen), sum(self._sizes[sites]))
+            axes = blank.scatter(1, column, 1.0)
             directions = axes[:, None].split(self._sizes[sites], dim=-1)
             rows = _batched_derivative(slopes[sites], strengths[sites], directions)
             return torch.cat(rows, dim=-1)[:, 0].gather(1, column)[:, 0]
@@ -334,6 +327,20 @@ class PatchedMetric:
             # Row b depends on t_b alone, so the gradient of the sum holds every row's derivative.
             derivatives.append(_derivative(derivatives[-1].sum(), t, create_graph=k + 1 < order))
         return torch.stack([d.detach() for d in derivatives])
+
+    def _places(
+        self, t: float | Tensor, components: Int[Tensor, " m"] | None
+    ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+        """The components wanted, all by default, and where on its axis each is."""
+        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
+        t = torch.as_tensor(t, dtype=self._dtype, device=self._device).detach()
+        t = t.expand(len(wanted)) if t.ndim == 0 else t
+        if t.shape != wanted.shape:
+            raise ValueError(
+                f"t must be one number or one per component: {tuple(t.shape)} given, "
+                f"{len(wanted)} components."
+            )
+        return wanted, t
 
     def _rows_on_axes(
         self, components: Int[Tensor, " b"], t: Float[Tensor, " b"]

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hvp_utils.costs import Costs, measure_costs
-from hvp_utils.estimators import activation_patching, ms_hvp
+from hvp_utils.estimators import activation_patching, ms_hvp, require_whole
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 __all__ = [
@@ -77,9 +77,8 @@ def hessian_lipschitz(
         raise ValueError(
             f"The Hessian must be taken at two different points or more, not {points}."
         )
-    which = torch.arange(M.n) if components is None else torch.as_tensor(components)
-    norm = M.delta_norm[which.to(M.delta_norm.device)]
-    products = torch.stack([M.hessian_delta(t, which) for t in points])
+    norm = M.delta_norm if components is None else M.delta_norm[torch.as_tensor(components)]
+    products = torch.stack([M.hessian_delta(t, components) for t in points])
     t = torch.tensor(points, dtype=products.dtype, device=products.device)
     i, j = torch.triu_indices(len(points), len(points), offset=1)
     rates = (products[i] - products[j]).norm(dim=-1) / (t[i] - t[j]).abs()[:, None]
@@ -96,7 +95,7 @@ def slack(
     Source:
         Zhang & Wang (2026), proposition 1 (there with delta^T H delta = 2 q).
     """
-    cubic = L_H * delta_norm**3 / 6
+    cubic = _cubic_bound(delta_norm, L_H)
     return torch.where(cubic == 0, torch.zeros_like(cubic), cubic / quadratic.abs())
 
 
@@ -129,7 +128,7 @@ def error_bounds(
     Source:
         Zhang & Wang (2026), proposition 1 and corollary 1.
     """
-    cubic = L_H * delta_norm**3 / 6
+    cubic = _cubic_bound(delta_norm, L_H)
     q, size = quadratic.abs(), first_order.abs()
     # Written without R and eta, which may be infinite where the bounds are not.
     return ErrorBounds(
@@ -188,7 +187,7 @@ def selective_bound(
     sizes = q.abs().sum()
     cancellation = (q.sum().abs() / sizes).item() if sizes > 0 else 1.0
     return SelectiveBound(
-        total=(left + (L_H * delta_norm**3 / 6).sum()).item(),
+        total=(left + _cubic_bound(delta_norm, L_H).sum()).item(),
         gap=q.sum().item(),
         gap_bound=(cancellation * left).item(),
         cancellation=cancellation,
@@ -239,8 +238,7 @@ def screen_flag_fix(
     """
     if fix not in ("hvp", "ms_hvp", "activation_patching"):
         raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
-    if not isinstance(n_steps, int) or n_steps < 1:
-        raise ValueError(f"n_steps must be a whole number of at least 1, not {n_steps!r}.")
+    require_whole(n_steps)
     flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
     g = M.along_axes(0.0, order=2)
     score = reliability_score(g.slope, g.curvature / 2)
@@ -260,3 +258,8 @@ def screen_flag_fix(
             passes["forward"] = len(which)
     costs = costs or measure_costs(M)
     return Screened(estimates, flagged, score, costs.price(passes), dict(passes))
+
+
+def _cubic_bound(delta_norm: Tensor, L_H: Tensor) -> Tensor:
+    """The largest that the remainder R3 can be."""
+    return L_H * delta_norm**3 / 6

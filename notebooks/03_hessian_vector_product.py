@@ -37,13 +37,11 @@ model_name = "smollm2-135m"  # any name that load_model knows
 device = None  # None: a GPU when there is one
 
 # %%
-import time
-
 import numpy as np
 import torch
 from IPython.display import Markdown
 
-from hvp_utils import PatchedMetric, activation_patching, load_model, plots, reference_pair
+from hvp_utils import PatchedMetric, load_model, measure_costs, plots, reference_pair
 
 plots.use_style()
 model = load_model(model_name, device=device)
@@ -211,38 +209,19 @@ except RuntimeError as error:
 # them all. Only the second backward is made for each. We measure rather than assume: the same heads and
 # tokens, fastest of three.
 
-
 # %% tags=["hide-input"]
-def fastest(function, repeats=3):
-    """Seconds of the fastest of a few calls."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        if v.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-some = torch.arange(0, M.n, 3)  # every third head, from all layers
-forward, one_backward, two_backward = (
-    fastest(lambda order=order: M.along_axes(0.5, order, components=some)) for order in (0, 1, 2)
-)
-shared = fastest(lambda: M.along_axes(0.0, 2, components=some))
-all_at_once = fastest(M.gradient)
-exact_all = fastest(lambda: activation_patching(M))
+costs = measure_costs(M, sample=M.n // 3)  # a third of the heads, from all layers
 Markdown(
     f"""| per component | forward equivalents |
 | --- | ---: |
 | exact activation patching (a forward) | 1 |
-| slope (a forward and a backward) | {one_backward / forward:.1f} |
-| HVP (slope and curvature at $t = 0$, one run shared by all) | **{shared / forward:.1f}** |
-| slope and curvature elsewhere on the axis (a forward and two backwards) | {two_backward / forward:.1f} |
-| MS-HVP with K steps | {shared / forward:.1f} + {two_backward / forward:.1f} × (K − 1) |
+| slope (a forward and a backward) | {costs.slope_on_path:.1f} |
+| HVP (slope and curvature at $t = 0$, one run shared by all) | **{costs.curvature:.1f}** |
+| slope and curvature elsewhere on the axis (a forward and two backwards) | {costs.curvature_on_path:.1f} |
+| MS-HVP with K steps | {costs.curvature:.1f} + {costs.curvature_on_path:.1f} × (K − 1) |
 
-Attribution patching of all {M.n} heads takes one gradient: {all_at_once:.2f} s, against
-{exact_all:.2f} s for patching each head exactly. That is {exact_all / all_at_once:.0f} times less, and
+Attribution patching of all {M.n} heads takes one gradient: {costs.gradient * costs.seconds:.2f} s, against
+{M.n * costs.seconds:.2f} s for patching each head exactly. That is {M.n / costs.gradient:.0f} times less, and
 the whole reason for its existence."""
 )
 

@@ -82,7 +82,7 @@ plots.use_style()
 #   \eta = \frac{\text{bound on the remainder}}{|q|}.$$
 #
 # So $R$ promises something where $\eta$ is small, and nothing where it is large. The bound needs a constant of the
-# network, which the next chapter estimates. Here we can do without: the ratio of the true relative error to $R$ *is*
+# network, which the planned chapter 6 estimates. Here we can do without: the ratio of the true relative error to $R$ *is*
 # what the band is about, and it can be measured.
 #
 # ## The data
@@ -199,6 +199,15 @@ def span(ci, digits=0, unit=" %"):
     return f"{ci.estimate:.{digits}f}{unit} ({ci.low:.{digits}f} to {ci.high:.{digits}f})"
 
 
+def share(part, whole):
+    """Share in percent with its interval over prompts, from one count of each per prompt."""
+    part, whole = np.asarray(part), np.asarray(whole)
+    return bootstrap_ci(
+        np.arange(len(part)),
+        lambda drawn: 100 * part[drawn.astype(int)].sum() / whole[drawn.astype(int)].sum(),
+    )
+
+
 def top_quarter(run):
     return run["f"] >= np.quantile(run["f"], 0.75)
 
@@ -213,14 +222,7 @@ for name in models:
             ratio = run["error"] / run["R"]
             ratios += [r[k] for r, k in zip(ratio, kept, strict=True)]
         quantiles = np.quantile(np.concatenate(ratios), [0.05, 0.25, 0.5, 0.75, 0.95])
-        inside = np.array([((r > 0.5) & (r < 2)).sum() for r in ratios])
-        size = np.array([len(r) for r in ratios])
-        ci = bootstrap_ci(
-            np.arange(len(ratios)),
-            lambda drawn, inside=inside, size=size: (
-                100 * inside[drawn.astype(int)].sum() / size[drawn.astype(int)].sum()
-            ),
-        )
+        ci = share([((r > 0.5) & (r < 2)).sum() for r in ratios], [len(r) for r in ratios])
         needed[name, label] = ci
         rows.append(
             f"| {name} | {label} | "
@@ -602,23 +604,13 @@ _ = fig.suptitle(
 # Heads count here if their true effect is at least 1 % of the largest of their prompt. *Missed*: the score is below 0.1 and
 # the error above 10 %. *False alarm*: the score is above 0.1 and the error below 10 %.
 
-
 # %% tags=["hide-input"]
-def rate(part, whole):
-    """Share in percent with its interval over prompts; part and whole are [prompt, head]."""
-    a, b = part.sum(1), whole.sum(1)
-    return bootstrap_ci(
-        np.arange(len(a)),
-        lambda drawn: 100 * a[drawn.astype(int)].sum() / b[drawn.astype(int)].sum(),
-    )
-
-
 missed, alarms, worst, rows = {}, {}, {}, []
 for (name, task), run in runs.items():
     matters = run["f"] >= 0.01 * run["f"].max(1, keepdims=True)
     bad, safe = run["error"] > 0.1, run["R"] < 0.1
-    missed[name, task] = rate(matters & safe & bad, matters & safe)
-    alarms[name, task] = rate(matters & ~safe & ~bad, matters & ~safe)
+    missed[name, task] = share((matters & safe & bad).sum(1), (matters & safe).sum(1))
+    alarms[name, task] = share((matters & ~safe & ~bad).sum(1), (matters & ~safe).sum(1))
     worst[name, task] = float((run["error"] * (matters & safe)).max())
     rows.append(
         f"| {name} | {titles[task]} | {int(matters.sum())} | {int((matters & safe & bad).sum())} of "

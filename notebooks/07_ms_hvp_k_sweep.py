@@ -40,8 +40,6 @@ device = None  # None: a GPU when there is one
 n_prompts = 20  # more than the stored ones are computed, and stored
 
 # %%
-import time
-
 import numpy as np
 import torch
 from IPython.display import Markdown
@@ -52,6 +50,7 @@ from hvp_utils import (
     bootstrap_ci,
     load_model,
     make_prompts,
+    measure_costs,
     ms_hvp,
     paired_bootstrap,
     plots,
@@ -362,30 +361,14 @@ Markdown(
 # is the cheapest; further along each component needs runs of its own. The unit is again one run of the model for one component, which
 # is what exact patching costs.
 
-
 # %% tags=["hide-input"]
-def seconds(function):
-    best = np.inf
-    for _ in range(3):
-        started = time.perf_counter()
-        function()
-        if M.delta_norm.is_cuda:
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-some = torch.arange(0, M.n, 5)
-forward = seconds(lambda: M.along_axes(0.5, 0, some))
-first_step, further_step = (
-    seconds(lambda t=t: M.along_axes(t, 2, some)) / forward for t in (0.0, 0.5)
-)
+costs = measure_costs(M, sample=M.n // 5)
 best_k = {name: next(k for k in n_steps if errors[name][k - 1].mean() < 1) for name in tasks}
 Markdown(
-    f"The first step costs {first_step:.1f} forward equivalents here and each further one {further_step:.1f}. To bring "
+    f"The first step costs {costs.curvature:.1f} forward equivalents here and each further one {costs.curvature_on_path:.1f}. To bring "
     "the mean top-5 error below 1 % takes "
     + ", ".join(
-        f"{k} steps on {name} ({first_step + (k - 1) * further_step:.0f} forward equivalents)"
+        f"{k} steps on {name} ({costs.curvature + (k - 1) * costs.curvature_on_path:.0f} forward equivalents)"
         for name, k in best_k.items()
     )
     + ". Exact activation patching of the same heads costs **1** each, with no error at all."

@@ -7,7 +7,6 @@ read them in seconds.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from hvp_utils import QUADRATURES, load_model, sweep
+from hvp_utils import QUADRATURES, sweep
 
 STORE = Path(__file__).parents[1] / "notebooks" / "results"
 ALL_HEADS = ("activation_patching", "attribution_patching", "hvp")
@@ -69,14 +68,9 @@ def main(
     for number, (name, arguments) in enumerate(itertools.product(models, chosen), 1):
         typer.echo(f"[{number}/{len(models) * len(chosen)}] {name}, {arguments['task']}")
         size = {"n_prompts": prompts} if prompts else {}
-        sweep(_model(name), **arguments | size, store=STORE)
+        sweep(name, **arguments | size, store=STORE)
     minutes = (time.perf_counter() - started) / 60
     typer.echo(f"{len(models) * len(chosen)} sweeps in {minutes:.1f} minutes.")
-
-
-@functools.lru_cache(maxsize=1)
-def _model(name: str):
-    return load_model(name)
 
 
 if __name__ == "__main__":
