@@ -29,6 +29,7 @@ from hvp_utils.estimators import (
     ms_hvp,
     ms_hvp_median,
     quadratic_term,
+    quadratic_without,
     relp,
     third_order,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "plots",
     "provenance",
     "quadratic_term",
+    "quadratic_without",
     "reference_pair",
     "reliability_score",
     "relp",

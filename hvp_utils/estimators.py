@@ -8,7 +8,7 @@ the estimated change of the metric when that component alone is patched, g_c(1) 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ __all__ = [
     "ms_hvp",
     "ms_hvp_median",
     "quadratic_term",
+    "quadratic_without",
     "relp",
     "third_order",
 ]
@@ -133,6 +134,21 @@ def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Ten
         Zhang & Wang (2026), equation 2.
     """
     return M.along_axes(0.0, order=2, components=components).curvature / 2
+
+
+def quadratic_without(
+    M: PatchedMetric,
+    kinds: str | Collection[str] = NONLINEARITIES,
+    layers: Collection[int] | None = None,
+    components: Components = None,
+) -> Float[Tensor, " m"]:
+    """``quadratic_term`` of a network in which some operations are linearised.
+
+    What it lacks is what these operations contribute; the contributions of all kinds in all layers
+    add up to the quadratic term. See ``linearised`` for kinds, layers and errors.
+    """
+    with linearised(M.model, kinds, layers):
+        return quadratic_term(M, components)
 
 
 # --- the rest of the Taylor series, and other ways to its second term --------------------------
@@ -486,6 +502,7 @@ ESTIMATORS: dict[str, tuple[Callable[..., Tensor], Mapping[str, type | Sequence[
     "third_order": (third_order, {}),
     "finite_difference_hvp": (finite_difference_hvp, {}),
     "gauss_newton": (gauss_newton, {}),
+    "quadratic_without": (quadratic_without, {"kinds": NONLINEARITIES}),
     "local_curvature": (local_curvature, {}),
     "integrated_gradients": (integrated_gradients, {"n_steps": int, "method": QUADRATURES}),
     "integrated_hessians": (

@@ -58,7 +58,8 @@ class PatchedMetric:
         pair: The two prompts and the metric.
         components: What is patched; see ``hvp_utils.components.find_sites``.
         direction: ``"denoising"`` takes the corrupted run as base and patches towards the clean
-            one; ``"noising"`` is the reverse.
+            one; ``"noising"`` is the reverse. Zero ablation (a pair without a corrupted prompt)
+            starts from the clean run, so it is noising.
         batch_size: Patched copies of the prompt run together. By default chosen for the device. It
             halves by itself when memory runs out, and never changes the result beyond rounding.
         seed: Seed for sampled components.
@@ -69,7 +70,7 @@ class PatchedMetric:
         layers: Their layers, ``[n]``.
         delta_norm: Euclidean norm of each activation difference, ``[n]``.
         base: The metric of the base run, g_c(0).
-        other: The metric of the other run.
+        other: The metric of the other run; NaN for zero ablation, which has no other run.
         n_tokens: Tokens of either prompt.
         n_run: Tokens that every run has to process: those from the first difference on.
         model: The model, as a ``TransformerBridge``.
@@ -105,21 +106,29 @@ class PatchedMetric:
         resolved = pair.resolve(bridge)
         self.pair, self.components, self.direction = pair, components, direction
         self._metric = resolved.metric
+        if resolved.corrupted is None and direction == "denoising":
+            raise ValueError(
+                f"{pair.name or pair.clean!r} has no corrupted prompt (zero ablation), so there is "
+                'no corrupted run to start from. Use direction="noising".'
+            )
 
         start = resolved.first_difference
         runs = {"clean": resolved.clean, "corrupted": resolved.corrupted}
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         self.run = SuffixRun(bridge, runs[base], start)
-        other_run = SuffixRun(bridge, runs[other], start, prefix=self.run.prefix)
 
         self.n_tokens, self.n_run = len(runs[base]), len(runs[base]) - start
         self.sites = find_sites(bridge, components, range(start, self.n_tokens), seed)
         hooks = [site.hook for site in self.sites]
-        base_logits, a = self.run.unpatched(hooks)
-        other_logits, a_other = other_run.unpatched(hooks)
-        self.deltas = [a_other[hook] - a[hook] for hook in hooks]
-        self.base = self._checked(self._metric(base_logits)).item()
-        self.other = self._checked(self._metric(other_logits)).item()
+        logits, a = self.run.unpatched(hooks)
+        self.base = self._checked(self._metric(logits)).item()
+        if runs[other] is None:
+            self.deltas, self.other = [-a[hook] for hook in hooks], float("nan")
+        else:
+            other_run = SuffixRun(bridge, runs[other], start, prefix=self.run.prefix)
+            logits, a_other = other_run.unpatched(hooks)
+            self.deltas = [a_other[hook] - a[hook] for hook in hooks]
+            self.other = self._checked(self._metric(logits)).item()
 
         sizes = [len(site.labels) for site in self.sites]
         device = runs[base].device

@@ -29,11 +29,14 @@ from hvp_utils.backward_rules import rules_are_active
 from hvp_utils.estimators import find_estimator
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
+from hvp_utils.reliability import hessian_lipschitz
 from hvp_utils.tasks import PromptPair, make_prompts
 
 __all__ = ["provenance", "sweep"]
 
 _FORMAT = 1
+# What can be swept beside estimators.
+_MEASURES = {"hessian_lipschitz": hessian_lipschitz}
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +59,7 @@ def sweep(
         model: A name for ``load_model``, or a loaded model. Given a name, the model is loaded only
             if something has to be computed.
         task: A key of ``TASKS``, or a named function ``(model, n, seed=...) -> pairs``.
-        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``.
+        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``.
         n_prompts: Number of prompts. More than the store holds extends it.
         seed: Seed of the task and of sampled components.
         direction: ``"denoising"`` or ``"noising"``.
@@ -79,7 +82,7 @@ def sweep(
         ValueError: Unknown names, or prompts whose components do not line up.
     """
     estimators = list(dict.fromkeys(estimators))
-    functions = {name: find_estimator(name) for name in estimators}
+    functions = {name: _MEASURES.get(name) or find_estimator(name) for name in estimators}
     if top is not None and "activation_patching" not in functions:
         raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
     if n_prompts < 1:

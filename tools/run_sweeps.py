@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from hvp_utils import QUADRATURES, sweep
+from hvp_utils import NONLINEARITIES, QUADRATURES, sweep
 
 STORE = Path(__file__).parents[1] / "notebooks" / "results"
 ALL_HEADS = ("activation_patching", "attribution_patching", "hvp")
@@ -38,7 +38,13 @@ BASELINES = (
     "gauss_newton",
 )
 
+# Where the quadratic term comes from: what is left of it without one kind of operation.
+WITHOUT = tuple(f"quadratic_without:{kind}" for kind in NONLINEARITIES)
+MAIN_TASKS = ("ioi", "greater_than_01", "factual")
+CORRUPTIONS = ("ioi_random_token", "ioi_resample", "ioi_zero", "factual_resample", "factual_zero")
+
 MODELS = ("smollm2-135m", "gemma-3-270m")
+# Several entries may fill the same file, each with variables or prompts of its own.
 SWEEPS = [
     *(
         dict(task=task, estimators=ALL_HEADS, n_prompts=n)
@@ -49,9 +55,43 @@ SWEEPS = [
         dict(task=task, estimators=K_SWEEP, top=5, n_prompts=20)
         for task in ("ioi", "greater_than", "factual", "factual_swap")
     ),
+    *(dict(task=task, estimators=BASELINES, top=5, n_prompts=20) for task in MAIN_TASKS),
     *(
-        dict(task=task, estimators=BASELINES, top=5, n_prompts=20)
-        for task in ("ioi", "greater_than_01", "factual")
+        dict(task=task, estimators=("gim", "relp", "atp_star"), n_prompts=n)
+        for task, n in (("ioi", 50), ("greater_than_01", 50), ("factual", 55))
+    ),
+    # Corruptions.
+    *(
+        dict(
+            task=task,
+            estimators=ALL_HEADS,
+            n_prompts=20,
+            direction="noising" if task.endswith("zero") else "denoising",
+        )
+        for task in CORRUPTIONS
+    ),
+    # Components beside heads. Positions line up only in prompts of one length.
+    *(
+        dict(task="ioi_one_template", components=kind, estimators=estimators, n_prompts=20)
+        for kind, estimators in (
+            ("heads", ALL_HEADS),
+            ("mlp_out", ALL_HEADS),
+            ("resid", ALL_HEADS),
+            ("neurons_post:64", ALL_HEADS),
+            ("queries", (*ALL_HEADS, "atp_star")),
+            ("keys", (*ALL_HEADS, "atp_star")),
+        )
+    ),
+    # Where curvature comes from, how fast it changes, and more steps than one.
+    dict(task="ioi", estimators=(*WITHOUT, "gauss_newton"), n_prompts=20),
+    *(dict(task=task, estimators=("hessian_lipschitz",), n_prompts=20) for task in MAIN_TASKS),
+    *(dict(task=task, estimators=("ms_hvp:2", "ms_hvp:5"), n_prompts=20) for task in MAIN_TASKS),
+    # The curvature of the network against that of a neuron alone.
+    dict(
+        task="ioi",
+        components="neurons_pre:256",
+        estimators=(*ALL_HEADS, "local_curvature"),
+        n_prompts=20,
     ),
 ]
 

@@ -34,10 +34,16 @@ __all__ = [
 
 TASKS: dict[str, Callable[..., list[PromptPair]]] = {
     "ioi": ioi,
+    "ioi_random_token": partial(ioi, corruption="random_token"),
+    "ioi_resample": partial(ioi, corruption="resample"),
+    "ioi_zero": partial(ioi, corruption="zero"),
+    "ioi_one_template": partial(ioi, template=0),
     "greater_than": greater_than,
     "greater_than_01": partial(greater_than, corruption="year_01"),
     "factual": factual,
     "factual_swap": partial(factual, corruption="subject_swap"),
+    "factual_resample": partial(factual, corruption="resample"),
+    "factual_zero": partial(factual, corruption="zero"),
 }
 
 

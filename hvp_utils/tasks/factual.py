@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .prompt_pair import PromptPair
 from .sampling import (
@@ -22,7 +22,7 @@ from .sampling import (
     with_random_token,
 )
 
-Corruption = Literal["random_token", "subject_swap"]
+Corruption = Literal["random_token", "subject_swap", "resample", "zero"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ def factual(
             beginning-of-sequence token is position 0) by a uniformly drawn token, as in the paper;
             prompts are then token ids, with the text in ``name``. ``"subject_swap"`` asks the same
             relation of another subject with as many tokens and another answer, which becomes
-            ``wrong_answer``; prompts are text.
+            ``wrong_answer``; prompts are text. ``"resample"`` takes any other prompt with as many
+            tokens and another answer, of whatever relation. ``"zero"`` is zero ablation: no
+            corrupted prompt at all. All but ``"subject_swap"`` make the same clean prompts.
 
     Returns:
         Pairs whose answers are one token, with a leading space, in this model.
@@ -147,9 +149,9 @@ def factual(
         ValueError: If fewer than ``n`` different prompts exist, the corruption is unknown, or the
             model has no tokenizer.
     """
-    if corruption not in ("random_token", "subject_swap"):
+    if corruption not in get_args(Corruption):
         raise ValueError(
-            f"unknown corruption {corruption!r}. Known ones: 'random_token', 'subject_swap'."
+            f"unknown corruption {corruption!r}. Known ones: {', '.join(get_args(Corruption))}."
         )
     require_tokenizer(model, "factual")
     lengths = {
@@ -157,23 +159,38 @@ def factual(
         for fact in FACTS
         if single_token(model, f" {fact.answer}") is not None
     }
-    if corruption == "random_token":
-        return _random_token_pairs(model, lengths, n, seed)
-    return _subject_swap_pairs(lengths, n, seed)
+    if corruption == "subject_swap":
+        return _subject_swap_pairs(lengths, n, seed)
+    return _anything_else_pairs(model, lengths, n, seed, corruption)
 
 
-def _random_token_pairs(
-    model: Any, lengths: dict[Fact, int], n: int, seed: int
+def _anything_else_pairs(
+    model: Any, lengths: dict[Fact, int], n: int, seed: int, corruption: Corruption
 ) -> list[PromptPair]:
     # The last position is where the answer is read; corrupting it would be another question.
     facts = [fact for fact, length in lengths.items() if length > RANDOM_TOKEN_POSITION + 1]
     ordinary = ordinary_tokens(model)
 
-    def build(index: int, rng: random.Random) -> PromptPair:
+    def build(index: int, rng: random.Random) -> PromptPair | None:
         fact = facts[index]
+        # Drawn in any case, so that the prompts which follow are the same for each corruption.
         clean, corrupted, change = with_random_token(model, fact.text, ordinary, rng)
-        name = f"factual {fact.relation}: {change}"
-        return PromptPair(clean, corrupted, f" {fact.answer}", name=name)
+        if corruption == "random_token":
+            name = f"factual {fact.relation}: {change}"
+            return PromptPair(clean, corrupted, f" {fact.answer}", name=name)
+        name, other = f"factual {fact.relation}: {fact.text}", None
+        if corruption == "resample":
+            others = [
+                other.text
+                for other in facts
+                if lengths[other] == lengths[fact] and other.answer != fact.answer
+            ]
+            if not others:
+                return None
+            # A stream of its own, for the same reason.
+            other = random.Random(f"factual resample/{seed}/{index}").choice(others)
+            name += f" [{other}]"
+        return PromptPair(fact.text, other, f" {fact.answer}", name=name)
 
     return take(n, len(facts), build, "factual", seed)
 

@@ -1,18 +1,28 @@
 """Indirect object identification (IOI), after Wang et al. 2022.
 
 Two people are named; one of them, the subject, is named again; the other, the indirect object,
-should come next. The corrupted prompt names the indirect object the second time, so that the
-model should say the other name. Exactly one token differs between the two prompts.
+should come next. The corrupted prompt usually names the indirect object the second time, so that
+the model should say the other name; exactly one token then differs between the two prompts.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .prompt_pair import PromptPair
-from .sampling import require_tokenizer, single_token, take, token_ids
+from .sampling import (
+    ordinary_tokens,
+    require_tokenizer,
+    single_token,
+    take,
+    token_ids,
+    with_random_token,
+)
+
+Corruption = Literal["name_swap", "random_token", "resample", "zero"]
 
 # {first} and {second} introduce the two people, {subject} is named again. Names always follow a
 # space and never open the sentence: there most tokenizers would use another token.
@@ -43,40 +53,98 @@ THINGS = ("drink", "book", "letter", "ticket", "present", "key", "camera", "map"
 THINGS += ("coat", "ball", "flower", "phone", "ring", "picture", "cup", "toy")
 
 
-def ioi(model: Any, n: int, seed: int = 0) -> list[PromptPair]:
-    """Make IOI prompt pairs with the name-swap corruption (Wang et al. 2022; paper, section 4).
+def ioi(
+    model: Any,
+    n: int,
+    seed: int = 0,
+    corruption: Corruption = "name_swap",
+    template: int | None = None,
+) -> list[PromptPair]:
+    """Make IOI prompt pairs (Wang et al. 2022; paper, section 4 and appendix E.3).
+
+    The clean prompts are the same whatever the corruption, so corruptions can be compared prompt
+    by prompt.
 
     Args:
         model: A ``TransformerBridge``; only its tokenizer is used.
         n: Number of pairs, all different.
         seed: With the same tokenizer and seed, a longer list begins with the shorter one.
+        corruption: ``"name_swap"`` names the indirect object the second time, as Wang et al. do.
+            ``"random_token"`` puts a uniformly drawn token there instead; prompts are then token
+            ids. (At position 3, where the paper puts random tokens, IOI prompts mostly say "and".)
+            ``"resample"`` takes another clean prompt with as many tokens. ``"zero"`` is zero
+            ablation: no corrupted prompt at all.
+        template: Only the template of this number, in the order ABBA and with places and things
+            of one token, so that all prompts have the same length.
 
     Returns:
-        Pairs as text. ``answer`` is the indirect object, ``wrong_answer`` the subject, the metric
-        is ``log_prob``. Only names that are one token in this model are used.
+        Pairs whose ``answer`` is the indirect object, ``wrong_answer`` the subject, and whose
+        metric is ``log_prob``. Only names that are one token in this model are used.
 
     Raises:
-        ValueError: If fewer than ``n`` different prompts exist, or the model has no tokenizer.
+        ValueError: If fewer than ``n`` different prompts exist, the corruption or the template is
+            unknown, or the model has no tokenizer.
     """
+    if corruption not in get_args(Corruption):
+        raise ValueError(
+            f"unknown corruption {corruption!r}. Known ones: {', '.join(get_args(Corruption))}."
+        )
+    if template is not None and template not in range(len(TEMPLATES)):
+        raise ValueError(
+            f"template must be one of 0 to {len(TEMPLATES) - 1}, or None for all, not {template!r}."
+        )
     require_tokenizer(model, "ioi")
     ids = {name: single_token(model, f" {name}") for name in NAMES}
     people = list(permutations([name for name in NAMES if ids[name] is not None], 2))
+    templates, orders = tuple(range(len(TEMPLATES))), ORDERS
+    places, things = PLACES, THINGS
+    if template is not None:
+        templates, orders = (template,), ORDERS[:1]
+        places, things = (
+            tuple(word for word in words if single_token(model, f" {word}") is not None)
+            for words in (PLACES, THINGS)
+        )
+
+    def prompt(index: int) -> PromptPair:
+        index, chosen = divmod(index, len(templates))
+        index, order = divmod(index, len(orders))
+        index, place = divmod(index, len(places))
+        index, thing = divmod(index, len(things))
+        io, subject = people[index]
+        return _pair(templates[chosen], orders[order], io, subject, places[place], things[thing])
 
     def build(index: int, rng: random.Random) -> PromptPair | None:
-        index, template = divmod(index, len(TEMPLATES))
-        index, order = divmod(index, len(ORDERS))
-        index, place = divmod(index, len(PLACES))
-        index, thing = divmod(index, len(THINGS))
-        io, subject = people[index]
-        pair = _pair(template, ORDERS[order], io, subject, PLACES[place], THINGS[thing])
+        pair = prompt(index)
         # The name must be that one token here too, beside this comma and this verb.
         clean, corrupted = token_ids(model, pair.clean), token_ids(model, pair.corrupted)
         if len(clean) != len(corrupted):
             return None
-        changed = [(a, b) for a, b in zip(clean, corrupted, strict=True) if a != b]
-        return pair if changed == [(ids[subject], ids[io])] else None
+        changed = [i for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
+        expected = tuple(ids[name.strip()] for name in (pair.wrong_answer, pair.answer))
+        if [(clean[i], corrupted[i]) for i in changed] != [expected]:
+            return None
+        # A stream of its own: what is drawn here must not change which prompts come next.
+        rng = random.Random(f"ioi {corruption}/{seed}/{index}")
+        return corrupt(pair, clean, changed[0], rng)
 
-    total = len(people) * len(TEMPLATES) * len(ORDERS) * len(PLACES) * len(THINGS)
+    def corrupt(
+        pair: PromptPair, clean: list[int], decisive: int, rng: random.Random
+    ) -> PromptPair | None:
+        if corruption == "zero":
+            return replace(pair, corrupted=None)
+        if corruption == "random_token":
+            ordinary = ordinary_tokens(model)
+            _, other, change = with_random_token(model, pair.clean, ordinary, rng, decisive)
+            return replace(pair, clean=tuple(clean), corrupted=other, name=f"ioi: {change}")
+        if corruption == "resample":
+            others = (prompt(rng.randrange(total)).clean for _ in range(1000))
+            lengths = ((other, len(token_ids(model, other))) for other in others)
+            found = (o for o, length in lengths if length == len(clean) and o != pair.clean)
+            other = next(found, None)
+            return other and replace(pair, corrupted=other)
+        return pair
+
+    total = len(people) * len(templates) * len(orders) * len(places) * len(things)
     return take(n, total, build, "ioi", seed)
 
 

@@ -28,7 +28,8 @@ class PromptPair:
         clean: The prompt on which the model does the task: text, or token ids.
         corrupted: The same with the decisive information destroyed: text, or token ids. Both are
             text or both are ids. Text gets the model's own beginning-of-sequence token; ids are
-            used exactly as they are.
+            used exactly as they are. ``None`` stands for zero ablation: there is no other run,
+            and components are patched with zeros.
         answer: What should come next: text that is one token (mind the leading space), a token
             id, or a tuple of those. ``None`` only with a metric of your own.
         wrong_answer: What should not come next, in the same form.
@@ -45,7 +46,7 @@ class PromptPair:
     """
 
     clean: str | Sequence[int]
-    corrupted: str | Sequence[int]
+    corrupted: str | Sequence[int] | None
     answer: str | int | Sequence[str | int] | None
     wrong_answer: str | int | Sequence[str | int] | None = None
     metric: str | Callable[[Tensor], Tensor] = "log_prob"
@@ -53,15 +54,18 @@ class PromptPair:
 
     def __post_init__(self) -> None:
         for prompt in ("clean", "corrupted"):
-            object.__setattr__(self, prompt, _plain_prompt(getattr(self, prompt), prompt))
+            if prompt == "clean" or self.corrupted is not None:
+                object.__setattr__(self, prompt, _plain_prompt(getattr(self, prompt), prompt))
         for answer in ("answer", "wrong_answer"):
             object.__setattr__(self, answer, _plain_answer(getattr(self, answer), answer))
-        if isinstance(self.clean, str) != isinstance(self.corrupted, str):
+        if self.corrupted is None:
+            pass
+        elif isinstance(self.clean, str) != isinstance(self.corrupted, str):
             raise ValueError(
                 f"one prompt is text and the other is token ids: clean = {self.clean!r}, "
                 f"corrupted = {self.corrupted!r}. Give both as text or both as token ids."
             )
-        if not isinstance(self.clean, str) and len(self.clean) != len(self.corrupted):
+        elif not isinstance(self.clean, str) and len(self.clean) != len(self.corrupted):
             raise ValueError(
                 _unequal_lengths([str(i) for i in self.clean], [str(i) for i in self.corrupted])
             )
@@ -97,7 +101,8 @@ class PromptPair:
                 twice; or if text is given and the model has no tokenizer.
         """
         clean = _prompt_ids(self.clean, "clean", model)
-        corrupted = _prompt_ids(self.corrupted, "corrupted", model)
+        zeros = self.corrupted is None
+        corrupted = clean if zeros else _prompt_ids(self.corrupted, "corrupted", model)
         if len(clean) != len(corrupted):
             raise ValueError(
                 _unequal_lengths(_str_tokens(clean, model), _str_tokens(corrupted, model))
@@ -117,11 +122,11 @@ class PromptPair:
         differences = (i for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b)
         return ResolvedPair(
             clean=torch.tensor(clean, dtype=torch.long, device=device),
-            corrupted=torch.tensor(corrupted, dtype=torch.long, device=device),
+            corrupted=None if zeros else torch.tensor(corrupted, dtype=torch.long, device=device),
             metric=bind_metric(self.metric, answer_ids, wrong_ids, device),
             answer_ids=answer_ids,
             wrong_ids=wrong_ids,
-            first_difference=next(differences, len(clean) - 1),
+            first_difference=0 if zeros else next(differences, len(clean) - 1),
             name=self.name,
             _model=model,
         )
@@ -134,18 +139,19 @@ class ResolvedPair:
 
     Attributes:
         clean: Token ids of the clean prompt, ``[S]``, on the model's device.
-        corrupted: Token ids of the corrupted prompt, ``[S]``, on the model's device.
+        corrupted: Token ids of the corrupted prompt, ``[S]``, on the model's device; ``None`` for
+            zero ablation.
         metric: Takes logits at the last position ``[batch, d_vocab]``, returns ``[batch]``.
         answer_ids: Token ids of the answers.
         wrong_ids: Token ids of the wrong answers; empty if there are none.
         first_difference: First position at which the prompts differ. Before it a causal model
             computes the same in both runs. If they are identical it is ``S - 1``, so that there
-            is always at least one token left to run.
+            is always at least one token left to run. 0 for zero ablation.
         name: The pair's label.
     """
 
     clean: Int[Tensor, "S"]
-    corrupted: Int[Tensor, "S"]
+    corrupted: Int[Tensor, "S"] | None
     metric: LastPositionMetric
     answer_ids: tuple[int, ...]
     wrong_ids: tuple[int, ...]
@@ -158,10 +164,14 @@ class ResolvedPair:
         return self.clean.shape[0]
 
     def str_tokens(self, which: Literal["clean", "corrupted"] = "clean") -> list[str]:
-        """The tokens of one prompt as text, for axis labels. Ids as digits without a tokenizer."""
+        """The tokens of one prompt as text, for axis labels. Ids as digits without a tokenizer.
+
+        Zero ablation has no corrupted tokens.
+        """
         if which not in ("clean", "corrupted"):
             raise ValueError(f"which must be 'clean' or 'corrupted', not {which!r}.")
-        return _str_tokens(getattr(self, which).tolist(), self._model)
+        ids = getattr(self, which)
+        return [] if ids is None else _str_tokens(ids.tolist(), self._model)
 
 
 # --- without a model -----------------------------------------------------------------------------

@@ -101,18 +101,22 @@ def ordinary_tokens(model: Any) -> list[int]:
 
 
 def with_random_token(
-    model: Any, text: str, ordinary: list[int], rng: random.Random
+    model: Any,
+    text: str,
+    ordinary: list[int],
+    rng: random.Random,
+    position: int = RANDOM_TOKEN_POSITION,
 ) -> tuple[tuple[int, ...], tuple[int, ...], str]:
-    """Replace the token at position 3 by one drawn uniformly from ``ordinary``.
+    """Replace one token by another, drawn uniformly from ``ordinary``.
 
-    This is the paper's corruption for Greater-Than and factual prompts (section 4, experimental
-    setup). A random token seldom survives a round trip through text, so both runs are token ids.
+    At position 3 this is the paper's corruption for Greater-Than and factual prompts (section 4,
+    experimental setup). A random token seldom survives a round trip through text, so both runs are
+    token ids.
 
     Returns:
         Clean ids, corrupted ids, and a readable description of the change.
     """
     clean = token_ids(model, text)
-    position = RANDOM_TOKEN_POSITION
     replacement = clean[position]
     while replacement == clean[position]:
         replacement = rng.choice(ordinary)
