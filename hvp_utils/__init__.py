@@ -9,6 +9,7 @@ from hvp_utils.backward_rules import (
     linearised,
     relp_rules,
 )
+from hvp_utils.claims import VERDICTS, Claim, claims_table, verdict, write_claims
 from hvp_utils.components import COMPONENT_KINDS, Site, find_sites
 from hvp_utils.costs import Costs, measure_costs
 from hvp_utils.estimators import (
@@ -48,9 +49,11 @@ from hvp_utils.reliability import (
     slack,
 )
 from hvp_utils.stats import (
+    Auroc,
     Interval,
     PairedTest,
     bootstrap_ci,
+    bootstrap_share,
     kendall_tau,
     paired_bootstrap,
     spearman,
@@ -78,7 +81,10 @@ __all__ = [
     "NONLINEARITIES",
     "QUADRATURES",
     "TASKS",
+    "VERDICTS",
+    "Auroc",
     "AxisDerivatives",
+    "Claim",
     "Costs",
     "ErrorBounds",
     "Interval",
@@ -95,7 +101,9 @@ __all__ = [
     "atp_star",
     "attribution_patching",
     "bootstrap_ci",
+    "bootstrap_share",
     "changed_backward",
+    "claims_table",
     "drop_layer",
     "error_bounds",
     "factual",
@@ -139,5 +147,7 @@ __all__ = [
     "third_order",
     "top_k_overlap",
     "top_k_relative_error",
+    "verdict",
+    "write_claims",
 ]
 __version__ = "0.1.0"

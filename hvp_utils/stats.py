@@ -16,9 +16,11 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "Auroc",
     "Interval",
     "PairedTest",
     "bootstrap_ci",
+    "bootstrap_share",
     "kendall_tau",
     "paired_bootstrap",
     "spearman",
@@ -28,11 +30,20 @@ __all__ = [
 
 
 class Interval(NamedTuple):
-    """A statistic with its bootstrap confidence interval."""
+    """A statistic with its bootstrap confidence interval.
+
+    Formats as text, with a unit after the number format if there is one:
+    ``f"{interval:.1f %}"`` is ``"3.2 % (2.9 to 3.6)"``.
+    """
 
     estimate: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        number, space, unit = spec.partition(" ")
+        estimate, low, high = (format(value, number or ".3g") for value in self)
+        return f"{estimate}{space}{unit} ({low} to {high})"
 
 
 class PairedTest(NamedTuple):
@@ -150,6 +161,84 @@ def bootstrap_ci(
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(_resample(values, n_resamples, seed, statistic), tails)
     return Interval(float(statistic(values)), float(low), float(high))
+
+
+def bootstrap_share(part: ArrayLike, whole: ArrayLike, **options: float) -> Interval:
+    """Share of the whole in percent, pooled over prompts, from one count of each per prompt.
+
+    ``options`` are those of ``bootstrap_ci``.
+    """
+    part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
+    if part.shape != whole.shape or part.ndim != 1:
+        raise ValueError(
+            f"part and whole must be one number per prompt: {part.shape} and {whole.shape} given."
+        )
+    return bootstrap_ci(
+        np.arange(len(part)),
+        lambda drawn: 100 * part[drawn.astype(int)].sum() / whole[drawn.astype(int)].sum(),
+        **options,
+    )
+
+
+class Auroc:
+    """Area under the ROC curve of a score, pooled over prompts and fast to resample by prompt.
+
+    The chance that a positive component scores higher than a negative one, of whichever prompts;
+    ties count half. NaN where there are none of one kind.
+
+    Args:
+        score: ``[prompts, components]``; infinities rank last and first.
+        positive: Which components are to be found, of the same shape.
+        kept: Components that count, of the same shape; all by default.
+
+    Attributes:
+        wins: ``[prompts, prompts]``: pairs of a positive component of prompt i and a negative one
+            of prompt j in which the positive one scores higher.
+        n_positive: Positive components of each prompt.
+        n_negative: Negative components of each prompt.
+
+    Raises:
+        ValueError: Shapes differ, or the score is NaN where it counts.
+    """
+
+    def __init__(self, score: ArrayLike, positive: ArrayLike, kept: ArrayLike | None = None):
+        score, positive = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool)
+        kept = np.ones_like(positive) if kept is None else np.asarray(kept, dtype=bool)
+        if not score.shape == positive.shape == kept.shape or score.ndim != 2:
+            raise ValueError(
+                "Score, positive and kept must have one shape [prompts, components]: "
+                f"{score.shape}, {positive.shape} and {kept.shape} given."
+            )
+        if np.isnan(score[kept]).any():
+            raise ValueError("There are NaN among the scores.")
+        low = [np.sort(s[k & ~p]) for s, p, k in zip(score, positive, kept, strict=True)]
+        high = [s[k & p] for s, p, k in zip(score, positive, kept, strict=True)]
+        self.wins = np.array(
+            [
+                [(np.searchsorted(b, a) + np.searchsorted(b, a, "right")).sum() / 2 for b in low]
+                for a in high
+            ]
+        )
+        self.n_negative, self.n_positive = (
+            np.array([len(a) for a in part]) for part in (low, high)
+        )
+
+    def __call__(self, prompts: ArrayLike | None = None) -> float:
+        """The area, of some prompts drawn with repeats if any are given."""
+        n = len(self.wins)
+        prompts = np.arange(n) if prompts is None else np.asarray(prompts, dtype=int)
+        weight = np.bincount(prompts, minlength=n)
+        pairs = (weight @ self.n_positive) * (weight @ self.n_negative)
+        return float(weight @ self.wins @ weight / pairs) if pairs else float("nan")
+
+    def interval(self, **options: float) -> Interval:
+        """With an interval over prompts; ``options`` are those of ``bootstrap_ci``."""
+        return bootstrap_ci(np.arange(len(self.wins)), self, **options)
+
+    def by_prompt(self) -> Float[ndarray, " prompts"]:
+        """One area for each prompt, NaN where a prompt has components of one kind only."""
+        pairs = self.n_positive * self.n_negative
+        return np.where(pairs > 0, np.diag(self.wins) / np.maximum(pairs, 1), np.nan)
 
 
 def paired_bootstrap(

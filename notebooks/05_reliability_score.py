@@ -41,8 +41,6 @@ device = None  # None: a GPU when there is one
 n_prompts = {"ioi": 50, "factual": 55, "greater_than_01": 20}  # more are computed, and stored
 
 # %%
-import json
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,9 +50,13 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
 from hvp_utils import (
+    Auroc,
+    Claim,
     PatchedMetric,
     activation_patching,
     bootstrap_ci,
+    bootstrap_share,
+    claims_table,
     load_model,
     make_prompts,
     measure_costs,
@@ -63,6 +65,8 @@ from hvp_utils import (
     reference_pair,
     reliability_score,
     sweep,
+    verdict,
+    write_claims,
 )
 
 plots.use_style()
@@ -195,19 +199,6 @@ _ = fig.suptitle(
 
 
 # %% tags=["hide-input"]
-def span(ci, digits=0, unit=" %"):
-    return f"{ci.estimate:.{digits}f}{unit} ({ci.low:.{digits}f} to {ci.high:.{digits}f})"
-
-
-def share(part, whole):
-    """Share in percent with its interval over prompts, from one count of each per prompt."""
-    part, whole = np.asarray(part), np.asarray(whole)
-    return bootstrap_ci(
-        np.arange(len(part)),
-        lambda drawn: 100 * part[drawn.astype(int)].sum() / whole[drawn.astype(int)].sum(),
-    )
-
-
 def top_quarter(run):
     return run["f"] >= np.quantile(run["f"], 0.75)
 
@@ -222,12 +213,14 @@ for name in models:
             ratio = run["error"] / run["R"]
             ratios += [r[k] for r, k in zip(ratio, kept, strict=True)]
         quantiles = np.quantile(np.concatenate(ratios), [0.05, 0.25, 0.5, 0.75, 0.95])
-        ci = share([((r > 0.5) & (r < 2)).sum() for r in ratios], [len(r) for r in ratios])
+        ci = bootstrap_share(
+            [((r > 0.5) & (r < 2)).sum() for r in ratios], [len(r) for r in ratios]
+        )
         needed[name, label] = ci
         rows.append(
             f"| {name} | {label} | "
             + " | ".join(f"{x:.2f}" for x in quantiles)
-            + f" | {span(ci)} |"
+            + f" | {ci:.0f %} |"
         )
 Markdown(
     "\n".join(
@@ -249,46 +242,10 @@ Markdown(
 #
 # In use, the score answers a yes-or-no question: is attribution patching off by more than 10 % here? AUROC is the chance that a head
 # for which the answer is yes has a higher score than one for which it is no. 0.5 is guessing. Pairs are counted over all
-# prompts of a model and task. For the bootstrap it helps that AUROC is a ratio of counts: keep how often a
-# head of prompt $i$ beats one of prompt $j$, and each resample is a weighted sum.
+# prompts of a model and task.
 
 
 # %%
-class Auroc:
-    """AUROC over all prompts, fast to resample by prompt.
-
-    wins[i, j]: pairs of a bad head of prompt i and a good head of prompt j in which the bad one
-    scores higher; ties count half.
-    """
-
-    def __init__(self, score, bad, kept=None):
-        kept = np.full(bad.shape, True) if kept is None else kept
-        good = [np.sort(s[k & ~b]) for s, b, k in zip(score, bad, kept, strict=True)]
-        poor = [s[k & b] for s, b, k in zip(score, bad, kept, strict=True)]
-        self.wins = np.array(
-            [
-                [(np.searchsorted(g, p) + np.searchsorted(g, p, "right")).sum() / 2 for g in good]
-                for p in poor
-            ]
-        )
-        self.n_good, self.n_poor = (
-            np.array([len(g) for g in good]),
-            np.array([len(p) for p in poor]),
-        )
-
-    def __call__(self, drawn):
-        w = np.bincount(np.asarray(drawn, dtype=int), minlength=len(self.wins))
-        return w @ self.wins @ w / ((w @ self.n_poor) * (w @ self.n_good))
-
-    def interval(self):
-        return bootstrap_ci(np.arange(len(self.wins)), self)
-
-    def by_prompt(self):
-        """One AUROC for each prompt that has heads of both kinds, NaN for the others."""
-        both = self.n_good * self.n_poor
-        return np.where(both > 0, np.diag(self.wins) / np.maximum(both, 1), np.nan)
-
-
 # %% tags=["hide-input"]
 rivals = {
     "size of q alone": lambda run: run["q"],
@@ -309,9 +266,9 @@ for (name, task), run in runs.items():
         versus[name, task, rival] = paired_bootstrap(a[usable], b[usable])
         cells.append(f"{other.interval().estimate:.3f}")
     rows.append(
-        f"| {name} | {titles[task]} | {bad.mean():.0%} | {span(overall[name, task], 3, '')} | "
+        f"| {name} | {titles[task]} | {bad.mean():.0%} | {overall[name, task]:.3f} | "
         + " | ".join(cells)
-        + f" | {span(against_truth, 3, '')} |"
+        + f" | {against_truth:.3f} |"
     )
 Markdown(
     "\n".join(
@@ -413,7 +370,7 @@ for (name, task), run in runs.items():
                 f"{ci.estimate:.3f} ({bad[quarter == k].mean():.0%})"
                 for k, ci in enumerate(quarters[name, task, by])
             )
-            + f" | {span(drops[name, task, by], 3, '')} |"
+            + f" | {drops[name, task, by]:.3f} |"
         )
 above = np.array([[ci.estimate > 0.97 for ci in quarters[key][1:]] for key in quarters])
 Markdown(
@@ -522,7 +479,7 @@ _ = fig.suptitle("By layer, score and error agree only loosely", weight="bold", 
 
 # %% tags=["hide-input"]
 rows = [
-    f"| {name} | {tracks[name, 'peaks'][0]} | {tracks[name, 'peaks'][1]} | {span(tracks[name], 2, '')} |"
+    f"| {name} | {tracks[name, 'peaks'][0]} | {tracks[name, 'peaks'][1]} | {tracks[name]:.2f} |"
     for name in models
 ]
 Markdown(
@@ -609,13 +566,13 @@ missed, alarms, worst, rows = {}, {}, {}, []
 for (name, task), run in runs.items():
     matters = run["f"] >= 0.01 * run["f"].max(1, keepdims=True)
     bad, safe = run["error"] > 0.1, run["R"] < 0.1
-    missed[name, task] = share((matters & safe & bad).sum(1), (matters & safe).sum(1))
-    alarms[name, task] = share((matters & ~safe & ~bad).sum(1), (matters & ~safe).sum(1))
+    missed[name, task] = bootstrap_share((matters & safe & bad).sum(1), (matters & safe).sum(1))
+    alarms[name, task] = bootstrap_share((matters & ~safe & ~bad).sum(1), (matters & ~safe).sum(1))
     worst[name, task] = float((run["error"] * (matters & safe)).max())
     rows.append(
         f"| {name} | {titles[task]} | {int(matters.sum())} | {int((matters & safe & bad).sum())} of "
-        f"{int((matters & safe).sum())} | {span(missed[name, task], 1)} | {int((matters & ~safe & ~bad).sum())} of "
-        f"{int((matters & ~safe).sum())} | {span(alarms[name, task], 1)} | {worst[name, task]:.0%} |"
+        f"{int((matters & safe).sum())} | {missed[name, task]:.1f %} | {int((matters & ~safe & ~bad).sum())} of "
+        f"{int((matters & ~safe).sum())} | {alarms[name, task]:.1f %} | {worst[name, task]:.0%} |"
     )
 Markdown(
     "\n".join(
@@ -684,10 +641,6 @@ first = [key for key in keys if np.argmin([ci.estimate for ci in quarters[(*key,
 lowest = min(ci.estimate for key in quarters for ci in quarters[key][1:])
 
 
-def verdict(holds, partly):
-    return "holds" if holds else "holds partly" if partly else "does not hold here"
-
-
 wins = [t.difference > 0 and t.p_value < 0.05 for t in versus.values()]
 q_wins = [
     t.difference > 0 and t.p_value < 0.05
@@ -695,92 +648,75 @@ q_wins = [
     if key[2] == "size of q alone"
 ]
 claims = [
-    (
-        "R tracks attribution patching's relative error up to the cubic remainder",
-        "stated, with Proposition 1 as its proof",
-        f"within a factor of 2 for {min(factor):.0f} to {max(factor):.0f} % of head-prompt pairs, by model",
-        verdict(min(factor) >= 90, min(factor) >= 50),
-        "section 3.2, Proposition 1",
-        "at least 90 % in both models; partly: at least 50 %",
+    Claim(
+        claim="R tracks attribution patching's relative error up to the cubic remainder",
+        paper="stated, with Proposition 1 as its proof",
+        source="section 3.2, Proposition 1",
+        here=f"within a factor of 2 for {min(factor):.0f} to {max(factor):.0f} % of head-prompt pairs, by model",
+        verdict=verdict(min(factor) >= 90, min(factor) >= 50),
+        rule="at least 90 % in both models; partly: at least 50 %",
     ),
-    (
-        "R far below 1 means that attribution patching is accurate",
-        "stated, without a number",
-        f"of heads that matter with R < 0.1, {min(safe_side):.0f} to {max(safe_side):.0f} % are off by more than 10 %",
-        verdict(max(safe_side) <= 5, min(safe_side) <= 5),
-        "section 3.2",
-        "at most 5 % missed everywhere; partly: somewhere",
+    Claim(
+        claim="R far below 1 means that attribution patching is accurate",
+        paper="stated, without a number",
+        source="section 3.2",
+        here=f"of heads that matter with R < 0.1, {min(safe_side):.0f} to {max(safe_side):.0f} % are off by more than 10 %",
+        verdict=verdict(max(safe_side) <= 5, min(safe_side) <= 5),
+        rule="at most 5 % missed everywhere; partly: somewhere",
     ),
-    (
-        "Dividing |q| by |f_AP| makes it a better guide than |q| alone",
-        "stated as the reason for the definition",
-        f"AUROC significantly higher on {sum(q_wins)} of {len(q_wins)} combinations of model and task",
-        verdict(all(q_wins), any(q_wins)),
-        "section 3.2",
-        "significant everywhere; partly: somewhere",
+    Claim(
+        claim="Dividing |q| by |f_AP| makes it a better guide than |q| alone",
+        paper="stated as the reason for the definition",
+        source="section 3.2",
+        here=f"AUROC significantly higher on {sum(q_wins)} of {len(q_wins)} combinations of model and task",
+        verdict=verdict(all(q_wins), any(q_wins)),
+        rule="significant everywhere; partly: somewhere",
     ),
-    (
-        "AUROC of R above 0.97 in quarters 2 to 4 of |δ| and |f|",
-        "above 0.97 for all models",
-        f"{int(above.sum())} of {above.size} entries above 0.97; lowest {lowest:.2f}",
-        verdict(above.all(), above.mean() >= 0.5),
-        "Figure 8, section 4.4",
-        "all entries; partly: at least half",
+    Claim(
+        claim="AUROC of R above 0.97 in quarters 2 to 4 of |δ| and |f|",
+        paper="above 0.97 for all models",
+        source="Figure 8, section 4.4",
+        here=f"{int(above.sum())} of {above.size} entries above 0.97; lowest {lowest:.2f}",
+        verdict=verdict(above.all(), above.mean() >= 0.5),
+        rule="all entries; partly: at least half",
     ),
-    (
-        "Where R is weak, it is in the first quarter of |f|, which matters least",
-        "quarters 2 to 4 are the regimes that matter most, and consistently strong",
-        f"the first quarter is the lowest on {len(first)} of {len(keys)} combinations of model and task; from quarter 2 to "
-        f"quarter 4 the AUROC falls on {len(falls)}",
-        verdict(len(first) == len(keys), len(first) > 0),
-        "Figure 8, section 4.4",
-        "first quarter lowest everywhere; partly: somewhere",
+    Claim(
+        claim="Where R is weak, it is in the first quarter of |f|, which matters least",
+        paper="quarters 2 to 4 are the regimes that matter most, and consistently strong",
+        source="Figure 8, section 4.4",
+        here=(
+            f"the first quarter is the lowest on {len(first)} of {len(keys)} combinations of model and task; from quarter 2 to "
+            f"quarter 4 the AUROC falls on {len(falls)}"
+        ),
+        verdict=verdict(len(first) == len(keys), len(first) > 0),
+        rule="first quarter lowest everywhere; partly: somewhere",
     ),
-    (
-        "By layer, R is high where attribution patching's errors are largest (IOI)",
-        "R concentrates in the layers of the circuit (Pythia-410M)",
-        "rank correlation over layers "
-        + ", ".join(f"{tracks[name].estimate:+.2f} ({name})" for name in models),
-        verdict(
+    Claim(
+        claim="By layer, R is high where attribution patching's errors are largest (IOI)",
+        paper="R concentrates in the layers of the circuit (Pythia-410M)",
+        source="Figure 4, section 4.2",
+        here=(
+            "rank correlation over layers "
+            + ", ".join(f"{tracks[name].estimate:+.2f} ({name})" for name in models)
+        ),
+        verdict=verdict(
             all(tracks[name].estimate >= 0.7 for name in models),
             all(tracks[name].low > 0 for name in models),
         ),
-        "Figure 4, section 4.2",
-        "at least 0.7 in both models; partly: interval above 0 in both",
+        rule="at least 0.7 in both models; partly: interval above 0 in both",
     ),
-    (
-        "The values of Figures 4 and 8 on the paper's models",
-        "Pythia-410M, GPT-2, Qwen2.5-1.5B, Gemma-2-2B and others",
-        "not run: the models are other ones",
-        "cannot be tested here",
-        "Figure 4, Figure 8",
-        "none of these models is among ours",
+    Claim(
+        claim="The values of Figures 4 and 8 on the paper's models",
+        paper="Pythia-410M, GPT-2, Qwen2.5-1.5B, Gemma-2-2B and others",
+        source="Figure 4, Figure 8",
+        here="not run: the models are other ones",
+        verdict="cannot be tested here",
+        rule="none of these models is among ours",
     ),
-]
-fields = ("claim", "paper", "here", "verdict", "source")
-records = [
-    {"chapter": "05_reliability_score"} | dict(zip(fields, c[:5], strict=True)) for c in claims
 ]
 if model_name == "smollm2-135m":  # the published claims are those of the book's own models
-    out = Path("results/claims/05_reliability_score.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(records, indent=1, sort_keys=True, ensure_ascii=False)
-    out.write_text(text + "\n", encoding="utf-8")
-rows = [
-    "| "
-    + " | ".join(x.replace("|", "\\|") for x in (a, f"{b} ({src})", h, f"**{v}**", rule))
-    + " |"
-    for a, b, h, v, src, rule in claims
-]
-Markdown(
-    "\n".join(
-        [
-            "| claim | paper | here | verdict | rule for *holds* |",
-            "| --- | --- | --- | --- | --- |",
-            *rows,
-        ]
-    )
-)
+    write_claims("05_reliability_score", claims)
+Markdown(claims_table(claims))
 
 # %% [markdown]
 # ## Exercises

@@ -1,0 +1,75 @@
+"""What a source claims, beside what was found here: the table that ends each chapter.
+
+A chapter publishes its claims as data, so that they can be counted over the whole book.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = ["VERDICTS", "Claim", "claims_table", "verdict", "write_claims"]
+
+HOLDS, PARTLY, DOES_NOT, UNTESTED = VERDICTS = (
+    "holds",
+    "holds partly",
+    "does not hold here",
+    "cannot be tested here",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        claim: What is claimed, in a sentence.
+        paper: What the paper reports for it, on its models.
+        source: Section, table or figure of the paper.
+        here: What was measured here.
+        verdict: One of ``VERDICTS``.
+        rule: What had to be measured for the verdict "holds".
+
+    Raises:
+        ValueError: The verdict is none of ``VERDICTS``.
+    """
+
+    claim: str
+    paper: str
+    source: str
+    here: str
+    verdict: str
+    rule: str
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict must be one of {VERDICTS}, not {self.verdict!r}.")
+
+
+def verdict(holds: bool, partly: bool = False) -> str:
+    """The verdict on a claim that was tested."""
+    return HOLDS if holds else PARTLY if partly else DOES_NOT
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """The claims as a Markdown table."""
+    rows = [
+        (c.claim, f"{c.paper} ({c.source})", c.here, f"**{c.verdict}**", c.rule) for c in claims
+    ]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    head = "| claim | paper | here | verdict | rule for *holds* |\n| --- | --- | --- | --- | --- |"
+    return "\n".join([head, *lines])
+
+
+def write_claims(
+    chapter: str, claims: Sequence[Claim], folder: str | Path = "results/claims"
+) -> Path:
+    """Write the claims of a chapter, such as ``"05_reliability_score"``, as JSON."""
+    path = Path(folder) / f"{chapter}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = [{"chapter": chapter} | asdict(claim) for claim in claims]
+    text = json.dumps(records, indent=1, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
