@@ -277,7 +277,8 @@ def _read(path: Path | None, identity: Mapping[str, Any]) -> xr.Dataset | None:
         return None
     try:
         with xr.open_dataset(path, engine="h5netcdf") as file:
-            done = file.load()
+            # Without its encoding, which would cut longer texts that join later to its width.
+            done = file.load().drop_encoding()
     except Exception as error:  # damaged files raise whatever their bytes happen to lead to
         _set_aside(path, f"it cannot be read ({type(error).__name__}: {error})")
         return None
