@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hvp_utils.costs import Costs, measure_costs
-from hvp_utils.estimators import activation_patching, ms_hvp, require_whole
+from hvp_utils.estimators import activation_patching, ms_hvp
+from hvp_utils.estimators.common import require_whole
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 __all__ = [

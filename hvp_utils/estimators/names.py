@@ -1,0 +1,85 @@
+"""Estimators by name, for sweeps and for the command line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from hvp_utils.backward_rules import NONLINEARITIES
+
+from .integrals import QUADRATURES, integrated_gradients, integrated_hessians
+from .local import local_curvature
+from .other_gradients import atp_star, gim, relp
+from .taylor import (
+    activation_patching,
+    attribution_patching,
+    finite_difference_hvp,
+    gauss_newton,
+    hvp,
+    ms_hvp,
+    ms_hvp_median,
+    quadratic_without,
+    third_order,
+)
+
+#: Estimators by name, and the parameters that follow the name after colons, as in ``"ms_hvp:5"``
+#: or ``"integrated_gradients:10:gausslegendre"``: whole numbers, or one of some words.
+ESTIMATORS: dict[str, tuple[Callable[..., Tensor], Mapping[str, type | Sequence[str]]]] = {
+    "activation_patching": (activation_patching, {}),
+    "attribution_patching": (attribution_patching, {}),
+    "hvp": (hvp, {}),
+    "ms_hvp": (ms_hvp, {"n_steps": int}),
+    "ms_hvp_median": (ms_hvp_median, {}),
+    "third_order": (third_order, {}),
+    "finite_difference_hvp": (finite_difference_hvp, {}),
+    "gauss_newton": (gauss_newton, {}),
+    "quadratic_without": (quadratic_without, {"kinds": NONLINEARITIES}),
+    "local_curvature": (local_curvature, {}),
+    "integrated_gradients": (integrated_gradients, {"n_steps": int, "method": QUADRATURES}),
+    "integrated_hessians": (
+        integrated_hessians,
+        {
+            "n_steps": int,
+            "scheme": ("path", "grid"),
+            "part": ("pairwise", "complete"),
+            "method": QUADRATURES,
+        },
+    ),
+    "gim": (gim, {}),
+    "relp": (relp, {}),
+    "atp_star": (atp_star, {}),
+}
+
+
+def find_estimator(name: str) -> Callable[..., Tensor]:
+    """The estimator that a name such as ``"hvp"`` or ``"ms_hvp:5"`` stands for.
+
+    Raises:
+        ValueError: No estimator is called that, or what follows the colon does not fit.
+    """
+    stem, *given = name.split(":")
+    if stem not in ESTIMATORS:
+        raise ValueError(f"Unknown estimator {name!r}. Known: {', '.join(ESTIMATORS)}.")
+    function, parameters = ESTIMATORS[stem]
+    if len(given) > len(parameters):
+        takes = f"takes only {' and '.join(parameters)}" if parameters else "takes no number"
+        raise ValueError(f"Estimator {name!r} cannot be read: {stem!r} {takes}.")
+    chosen = {}
+    for text, (parameter, allowed) in zip(given, parameters.items(), strict=False):
+        if allowed is int:
+            if not text.isdigit() or int(text) < 1:
+                raise ValueError(
+                    f"Estimator {name!r} cannot be read: {stem!r} takes a whole number of "
+                    f"{parameter}."
+                )
+            chosen[parameter] = int(text)
+        elif text in allowed:
+            chosen[parameter] = text
+        else:
+            raise ValueError(
+                f"Estimator {name!r} cannot be read: {parameter} must be one of "
+                f"{', '.join(allowed)}."
+            )
+    return functools.partial(function, **chosen) if chosen else function

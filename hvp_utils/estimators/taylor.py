@@ -1,0 +1,152 @@
+"""The true effect, its Taylor series, and other ways to the second term."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hvp_utils.backward_rules import NONLINEARITIES, linearised
+from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
+
+from .common import Components, along_path, only, require_whole
+
+
+def activation_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+    """The true effect of patching each component: g_c(1) - g_c(0), one run per component.
+
+    Source:
+        Vig et al. (2020), Meng et al. (2022); the ground truth of Zhang & Wang (2026), section 3.1.
+    """
+    return M.along_axes(1.0, order=0, components=components).value - M.base
+
+
+def attribution_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+    """First-order estimate g_c'(0): all components from one gradient.
+
+    Source:
+        Nanda (2023); Zhang & Wang (2026), equation 1.
+    """
+    return only(M.gradient(), components)
+
+
+def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+    """Second-order estimate g_c'(0) + g_c''(0) / 2.
+
+    g_c''(0) is the quadratic form delta^T H delta: one Hessian-vector product per component.
+
+    Source:
+        Zhang & Wang (2026), definition 2.
+
+    Raises:
+        TypeError: The model runs in half precision.
+    """
+    return ms_hvp(M, n_steps=1, components=components)
+
+
+def ms_hvp(
+    M: PatchedMetric,
+    n_steps: int = 5,
+    components: Components = None,
+    at_base: AxisDerivatives | None = None,
+) -> Float[Tensor, " m"]:
+    """Multi-step second-order estimate: ``n_steps`` parabolas laid end to end along each axis.
+
+    Sum over k of g_c'(k/K)/K + g_c''(k/K)/(2 K^2). One step is ``hvp``; the error falls as 1/K^2.
+
+    Args:
+        M: The metric.
+        n_steps: K.
+        components: Indices; all by default.
+        at_base: Derivatives of these components at 0, where they are known already.
+
+    Source:
+        Zhang & Wang (2026), algorithm 1 and equation 5.
+
+    Raises:
+        ValueError: ``n_steps`` is not a positive whole number.
+        TypeError: The model runs in half precision.
+    """
+    t = torch.arange(1, require_whole(n_steps), dtype=torch.float64) / n_steps
+    start = at_base or M.along_axes(0.0, order=2, components=components)
+    further = along_path(M, t, 2, components)
+    slope = start.slope + further.slope.sum(0)
+    curvature = start.curvature + further.curvature.sum(0)
+    return slope / n_steps + curvature / (2 * n_steps**2)
+
+
+def ms_hvp_median(
+    M: PatchedMetric, n_steps: Sequence[int] = (5, 10, 20), components: Components = None
+) -> Float[Tensor, " m"]:
+    """For each component the median of ``ms_hvp`` over several numbers of steps.
+
+    Source:
+        Zhang & Wang (2026), appendix D.1.
+    """
+    return torch.stack([ms_hvp(M, k, components) for k in n_steps]).median(0).values
+
+
+def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+    """What ``hvp`` adds to attribution patching: g_c''(0) / 2.
+
+    Source:
+        Zhang & Wang (2026), equation 2.
+    """
+    return M.along_axes(0.0, order=2, components=components).curvature / 2
+
+
+def quadratic_without(
+    M: PatchedMetric,
+    kinds: str | Collection[str] = NONLINEARITIES,
+    layers: Collection[int] | None = None,
+    components: Components = None,
+) -> Float[Tensor, " m"]:
+    """``quadratic_term`` of a network in which some operations are linearised.
+
+    What it lacks is what these operations contribute; the contributions of all kinds in all layers
+    add up to the quadratic term. See ``linearised`` for kinds, layers and errors.
+    """
+    with linearised(M.model, kinds, layers):
+        return quadratic_term(M, components)
+
+
+def third_order(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+    """Third-order Taylor estimate, with g_c(t)'s third derivative at 0 over 6 on top of ``hvp``.
+
+    Source:
+        Named in Zhang & Wang (2026), section 4.2.
+    """
+    g = M.along_axes(0.0, order=3, components=components)
+    return g.slope + g.curvature / 2 + g.third / 6
+
+
+def finite_difference_hvp(
+    M: PatchedMetric, step: float = 0.01, components: Components = None
+) -> Float[Tensor, " m"]:
+    """``hvp`` with the curvature from two slopes: g_c'(0) + (g_c'(step) - g_c'(0)) / (2 step).
+
+    With ``step=1`` it is the trapezoidal rule for integrated gradients.
+
+    Source:
+        Named in Zhang & Wang (2026), section 4.2.
+
+    Raises:
+        ValueError: ``step`` is outside (0, 1].
+    """
+    if not 0 < step <= 1:
+        raise ValueError(f"step must be above 0 and at most 1, not {step!r}.")
+    g = along_path(M, torch.tensor([0.0, step], dtype=torch.float64), 1, components)
+    return g.slope[0] + (g.slope[1] - g.slope[0]) / (2 * step)
+
+
+def gauss_newton(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+    """``hvp`` with the curvature of the metric in the logits alone; the network counts as linear.
+
+    Source:
+        Named in Zhang & Wang (2026), section 4.2; Schraudolph (2002) for the matrix.
+    """
+    network = [kind for kind in NONLINEARITIES if kind != "output"]
+    with linearised(M.model, network):
+        return hvp(M, components)
