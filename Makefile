@@ -8,6 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
 DEVICE ?= auto
+MODELS ?=
 FORCE ?=
 PORT ?= 8000
 
@@ -29,7 +30,8 @@ step = @printf '\n== %s\n' '$(1)'; start=$$SECONDS; $(2) || exit 1; \
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
-	@echo 'Options: MODEL=$(MODEL) DEVICE=$(DEVICE) FORCE=1 (run up-to-date chapters too) PORT=$(PORT)'
+	@echo 'Options: MODEL=$(MODEL) DEVICE=$(DEVICE) MODELS=all (the book, and again with its second model first)'
+	@echo '         FORCE=1 (run up-to-date chapters too) PORT=$(PORT)'
 
 setup: $(READY) ## create .venv with the exact versions of constraints.txt
 
@@ -41,6 +43,14 @@ $(READY): requirements.txt requirements-nodeps.txt requirements-models.txt const
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
+ifneq ($(MODELS),)
+ifneq ($(MODELS),all)
+$(error MODELS can only be "all", not "$(MODELS)"; for one model of your own use MODEL=...)
+endif
+book:
+	@$(MAKE) --no-print-directory book MODELS=
+	@$(MAKE) --no-print-directory book MODELS= MODEL=gemma-3-270m
+else
 book: $(READY) ## execute the chapters (later: those out of date), then build the site
 	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) --here \
 		$(if $(RUN),--out $(RUN)) $(if $(FORCE),--force)
@@ -55,6 +65,7 @@ else
 	cd $(RUN)/site && $(BUILD)
 	@echo 'Built from the notebooks in $(RUN); those in notebooks/ are untouched.'
 	@echo 'Open file://$(CURDIR)/$(RUN)/site/_build/html/index.html'
+endif
 endif
 
 site: $(READY) ## build the site from the committed notebooks, without executing anything

@@ -57,9 +57,10 @@ SWEEPS = [
     ),
     *(dict(task=task, estimators=BASELINES, top=5, n_prompts=20) for task in MAIN_TASKS),
     *(
-        dict(task=task, estimators=("gim", "relp", "atp_star"), n_prompts=n)
+        dict(task=task, estimators=("gim", "relp"), n_prompts=n)
         for task, n in (("ioi", 50), ("greater_than_01", 50), ("factual", 55))
     ),
+    *(dict(task=task, estimators=("atp_star",), n_prompts=20) for task in MAIN_TASKS),
     # Corruptions.
     *(
         dict(
