@@ -11,6 +11,9 @@ import typer
 from hvp_utils import COMPONENT_KINDS, ESTIMATORS, MODELS, TASKS, stats
 from hvp_utils import sweep as run_sweep
 
+# What a sweep can hold beside estimates of an effect.
+_NO_ESTIMATES = ("quadratic_without", "hessian_lipschitz")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
 
@@ -75,7 +78,7 @@ def sweep(
         truth = results.activation_patching
         k = min(5, results.sizes["component"], top or 5)  # what top left out is NaN
         for name in names:
-            if name != "activation_patching":
+            if name != "activation_patching" and not name.startswith(_NO_ESTIMATES):
                 error = stats.top_k_relative_error(results[name], truth, k).mean()
                 typer.echo(f"{name:>24}: top-{k} relative error {error:6.2f} %, mean over prompts")
 

@@ -58,9 +58,13 @@ def claims_table(claims: Sequence[Claim]) -> str:
     rows = [
         (c.claim, f"{c.paper} ({c.source})", c.here, f"**{c.verdict}**", c.rule) for c in claims
     ]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(_one_line(cell) for cell in row) + " |" for row in rows]
     head = "| claim | paper | here | verdict | rule for *holds* |\n| --- | --- | --- | --- | --- |"
     return "\n".join([head, *lines])
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.split()).replace("|", "\\|")
 
 
 def write_claims(

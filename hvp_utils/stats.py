@@ -135,7 +135,13 @@ def _resample(values: ndarray, n_resamples: int, seed: int, statistic: Callable)
     if np.isnan(values).any():
         raise ValueError("There are NaN among the values to resample.")
     draws = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
-    return np.apply_along_axis(statistic, 1, values[draws])
+    found = np.apply_along_axis(statistic, 1, values[draws])
+    if np.isnan(found).any():
+        raise ValueError(
+            "The statistic is undefined on some resamples of the prompts: there are too few "
+            "prompts that it can be computed from."
+        )
+    return found
 
 
 def bootstrap_ci(

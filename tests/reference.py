@@ -80,21 +80,27 @@ class Problem:
     def __init__(self, bridge, pair, kind: str = "heads", direction: str = "denoising"):
         resolved = pair.resolve(bridge)
         self.bridge, self.metric = bridge, resolved.metric
-        if direction == "denoising":  # start from the corrupted run, patch in the clean one
+        if resolved.corrupted is None:  # zero ablation: start from the clean run, patch in zeros
+            self.base_tokens, self.other_tokens = resolved.clean, None
+        elif direction == "denoising":  # start from the corrupted run, patch in the clean one
             self.base_tokens, self.other_tokens = resolved.corrupted, resolved.clean
         else:
             self.base_tokens, self.other_tokens = resolved.clean, resolved.corrupted
-        different = [
-            i for i in range(len(self.base_tokens)) if self.base_tokens[i] != self.other_tokens[i]
-        ]
-        first = different[0] if different else len(self.base_tokens) - 1
+        first = 0
+        if self.other_tokens is not None:
+            pairs = list(zip(self.base_tokens, self.other_tokens, strict=True))
+            different = [i for i, (a, b) in enumerate(pairs) if a != b]
+            first = different[0] if different else len(pairs) - 1
         positions = range(first, len(self.base_tokens))
         self.components = components_of(bridge, kind, positions)
         self.n = len(self.components)
 
         hooks = list(dict.fromkeys(component.hook for component in self.components))
         self.base = self._activations(self.base_tokens, hooks)
-        self.other = self._activations(self.other_tokens, hooks)
+        if self.other_tokens is None:
+            self.other = {hook: torch.zeros_like(self.base[hook]) for hook in hooks}
+        else:
+            self.other = self._activations(self.other_tokens, hooks)
         self.delta = []
         for component in self.components:
             delta = torch.zeros_like(self.base[component.hook])

@@ -2,15 +2,26 @@
 
 import collections
 import itertools
+import math
 
 import pytest
 import reference
 import torch
-from tiny_models import ARCHITECTURES, METRICS, N_LAYERS, entropy, tiny_model, tiny_pair
+from tiny_models import (
+    ARCHITECTURES,
+    METRICS,
+    N_HEADS,
+    N_LAYERS,
+    PROMPTS,
+    entropy,
+    tiny_hf_model,
+    tiny_model,
+    tiny_pair,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hvp_utils import COMPONENT_KINDS, PatchedMetric
+from hvp_utils import COMPONENT_KINDS, PatchedMetric, PromptPair, activation_patching
 from hvp_utils.suffix_run import full_precision
 
 KINDS = tuple(COMPONENT_KINDS)
@@ -123,6 +134,89 @@ def test_a_float64_model_computes_in_float64_throughout(architecture):
     # Rotary frequencies are a float32 table in the model; reading it is not arithmetic on
     # activations.
     assert not [key for key in narrow if key[1]]
+
+
+# --- zero ablation ---------------------------------------------------------------------------
+
+
+def zero_pair(metric="log_prob"):
+    """A prompt without a corrupted one: components are patched with zeros."""
+    return PromptPair(PROMPTS["middle"][0], None, (20, 21), 22, metric=metric, name="zeroed")
+
+
+ZERO_CASES = [
+    pytest.param(architecture, kind, METRICS[i % 4], id=f"{architecture}-{kind}")
+    for i, (architecture, kind) in enumerate(
+        [(a, "heads") for a in ARCHITECTURES]
+        + [("gemma2", "mlp_out"), ("llama", "resid"), ("neox", "neurons_post"), ("qwen2", "keys")]
+    )
+]
+
+
+@pytest.mark.parametrize(("architecture", "kind", "metric"), ZERO_CASES)
+def test_zero_ablation_equals_the_slow_reference(architecture, kind, metric, random):
+    bridge, pair = tiny_model(architecture), zero_pair(metric)
+    M = PatchedMetric(bridge, pair, kind, "noising")
+    slow = reference.Problem(bridge, pair, kind, "noising")
+    assert M.labels == tuple(component.label for component in slow.components)
+    assert M.base == pytest.approx(slow.run().item(), rel=1e-12)
+    assert_close(activation_patching(M), reference.activation_patching(slow))
+    for fast, expected in zip(M.along_axes(0.5)[:3], reference.along_axes(slow, 0.5), strict=True):
+        assert_close(fast, expected)
+    alpha, V = 0.5 * random(M.n), random(M.n, 1)
+    assert_close(M.gradient(alpha), reference.gradient(slow, alpha))
+    assert_close(M.hessian_matvec(V, alpha), reference.hessian_products(slow, V, alpha))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_ablation_takes_away_the_clean_activations(kind):
+    bridge, pair = tiny_model("gemma3"), zero_pair()
+    M = PatchedMetric(bridge, pair, kind, "noising")
+    tokens = torch.tensor(PROMPTS["middle"][0])
+    assert (M.n_tokens, M.n_run) == (len(tokens), len(tokens))  # nothing is shared with another run
+    assert math.isnan(M.other)
+    with torch.no_grad(), full_precision(torch.float64):
+        logits, cache = bridge.run_with_cache(tokens[None])
+    for site, delta in zip(M.sites, M.deltas, strict=True):
+        assert_close(delta, -cache[site.hook][0], 1e-12)
+    assert M.base == pytest.approx(pair.resolve(bridge).metric(logits[:, -1]).item(), rel=1e-12)
+
+
+# Where an architecture keeps the weights that read a head, and on which side of the matrix.
+OUTPUT_WEIGHTS = {
+    "gpt2": ("transformer.h.{}.attn.c_proj", 0),  # GPT-2's Conv1D is [in, out]
+    "neox": ("gpt_neox.layers.{}.attention.dense", 1),
+    "llama": ("model.layers.{}.self_attn.o_proj", 1),
+    "qwen2": ("model.layers.{}.self_attn.o_proj", 1),
+    "gemma2": ("model.layers.{}.self_attn.o_proj", 1),
+    "gemma3": ("model.layers.{}.self_attn.o_proj", 1),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_zero_ablation_of_a_head_is_a_model_that_does_not_read_it(architecture):
+    """No hooks at all: the weights by which the head enters the residual stream are set to 0."""
+    pair = zero_pair()
+    M = PatchedMetric(tiny_model(architecture), pair, direction="noising")
+    metric = pair.resolve(M.model).metric
+    tokens = torch.tensor([PROMPTS["middle"][0]])
+    expected = []
+    for layer, head in itertools.product(range(N_LAYERS), range(N_HEADS)):
+        model = tiny_hf_model(architecture).eval()  # without dropout
+        name, side = OUTPUT_WEIGHTS[architecture]
+        weight = model.get_submodule(name.format(layer)).weight
+        with torch.no_grad(), full_precision(torch.float64):
+            weight.unflatten(side, (N_HEADS, -1)).select(side, head).zero_()
+            expected.append(metric(model(tokens).logits[:, -1])[0] - M.base)
+    assert_close(activation_patching(M), torch.stack(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_ablation_has_no_corrupted_run_to_start_from(kind):
+    bridge = tiny_model("gpt2")
+    for arguments in ({"direction": "denoising"}, {}):
+        with pytest.raises(ValueError, match="'zeroed' has no corrupted.*Use direction=.noising"):
+            PatchedMetric(bridge, zero_pair(), kind, **arguments)
 
 
 # --- many points at once ---------------------------------------------------------------------

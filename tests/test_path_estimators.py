@@ -8,12 +8,13 @@ import reference
 import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients
-from test_estimators import last_layer, linear_ending, u_cubed, u_squared  # noqa: F401 (fixtures)
+from test_estimators import PARTIAL, last_layer, linear_ending, u_cubed, u_squared  # noqa: F401 (fixtures)
 from test_patched_metric import assert_close
 from tiny_models import ARCHITECTURES, N_LAYERS, tiny_model, tiny_pair
 
 from hvp_utils import (
     ESTIMATORS,
+    NONLINEARITIES,
     QUADRATURES,
     PatchedMetric,
     activation_patching,
@@ -28,11 +29,13 @@ from hvp_utils import (
     hvp,
     integrated_gradients,
     integrated_hessians,
+    linearised,
     local_curvature,
     local_quadratic_term,
     ms_hvp,
     ms_hvp_median,
     quadratic_term,
+    quadratic_without,
     relp,
     relp_rules,
     third_order,
@@ -231,6 +234,55 @@ def test_quadratic_terms_are_half_the_diagonal_of_the_hessian(architecture):
     assert_close(hvp(M), attribution_patching(M) + quadratic_term(M))
 
 
+# --- the quadratic term, operation by operation ----------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ("heads", "mlp_out"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_contributions_of_all_operations_add_up_to_the_quadratic_term(architecture, kind):
+    M = metric(architecture, kind)
+    whole = quadratic_term(M)
+    contributions = {name: whole - quadratic_without(M, name) for name in NONLINEARITIES}
+    assert_close(sum(contributions.values()), whole, 1e-10)
+    ungated = "hook_pre_linear" not in " ".join(M.model.hook_dict)
+    nothing = {name for name, part in contributions.items() if not part.any()}
+    assert nothing == ({"mlp_gating"} if ungated else set())
+    assert (quadratic_without(M) == 0).all()
+    # Two kinds together lack what each contributes.
+    pair = ("norms", "mlp_activation")
+    expected = whole - contributions["norms"] - contributions["mlp_activation"]
+    assert_close(quadratic_without(M, pair), expected, 1e-10)
+
+
+def test_the_contributions_of_all_layers_add_up_to_the_quadratic_term():
+    M = metric("gemma2")
+    whole = quadratic_term(M)
+    layers = range(N_LAYERS + 1)  # the last norm and the output are a layer of their own
+    parts = [whole - quadratic_without(M, layers=[layer]) for layer in layers]
+    assert_close(sum(parts), whole, 1e-10)
+    norms = [whole - quadratic_without(M, "norms", layers=[layer]) for layer in layers]
+    assert_close(sum(norms), whole - quadratic_without(M, "norms"), 1e-10)
+    assert all(part.any() for part in (*parts, *norms))
+    # What lies below a component cannot bend its path.
+    for layer, part in enumerate(parts):
+        above = part[M.layers > layer]
+        assert (above.abs() < 1e-12 * whole.abs().max()).all()
+    assert torch.equal(quadratic_without(M, layers=layers), quadratic_without(M))
+    assert torch.equal(quadratic_without(M, layers=[]), whole)
+
+
+def test_quadratic_without_by_name_and_of_some_components():
+    M, some = metric("qwen2"), torch.tensor([8, 1])
+    for kind in NONLINEARITIES:
+        found = find_estimator(f"quadratic_without:{kind}")(M)
+        with linearised(M.model, kind):
+            assert torch.equal(found, quadratic_term(M))
+        assert_close(quadratic_without(M, kind, components=some), found[some], 1e-12)
+        assert (found != quadratic_term(M)).any()
+    with pytest.raises(ValueError, match="Unknown 'norm'. Known: norms"):
+        quadratic_without(M, "norm")
+
+
 def test_finite_differences_tend_to_the_derivative():
     M = metric("gpt2")
     steps = (1e-2, 1e-3, 1e-4)
@@ -427,7 +479,10 @@ def test_layers_are_dropped_one_at_a_time(architecture, kind):
 # --- names and choices -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*ESTIMATORS, "integrated_hessians:2:grid:complete:trapezoid"])
+NAMES = [PARTIAL.get(name, name) for name in ESTIMATORS]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "integrated_hessians:2:grid:complete:trapezoid"])
 def test_only_some_components(name):
     estimator = find_estimator(name)
     kinds = {"local_curvature": ("neurons_pre", "neurons_pre:4"), "atp_star": ("heads", "keys")}
@@ -460,6 +515,8 @@ def test_names_with_parameters():
         ("integrated_gradients:10:left:3", "takes only n_steps and method"),
         ("integrated_hessians:5:complete", "scheme must be one of path, grid"),
         ("integrated_hessians:5:grid:", "part must be one of pairwise, complete"),
+        ("quadratic_without:norm", "kinds must be one of norms, attention_pattern, .*output"),
+        ("quadratic_without:norms:0", "takes only kinds"),
         ("gim:1", "'gim' takes no number"),
         ("third_order:3", "'third_order' takes no number"),
     ],

@@ -6,7 +6,10 @@ import reference
 import scipy.stats
 
 from hvp_utils import (
+    Auroc,
+    Interval,
     bootstrap_ci,
+    bootstrap_share,
     kendall_tau,
     paired_bootstrap,
     spearman,
@@ -83,11 +86,118 @@ def test_top_k_overlap_by_hand():
         (lambda: paired_bootstrap([1, 2], [1, 2, 3]), r"\(2,\) and \(3,\) given"),
         (lambda: paired_bootstrap([[1, 2]], [[1, 2]]), "one number per prompt"),
         (lambda: paired_bootstrap([1], [2]), "at least 2 of them"),
+        (lambda: bootstrap_share([1, 2], [1, 2, 3]), r"per prompt: \(2,\) and \(3,\) given"),
+        (lambda: bootstrap_share([[1, 2]], [[1, 2]]), "one number per prompt"),
+        (lambda: bootstrap_share([1], [2]), "at least 2 of them"),
+        (lambda: Auroc([1, 2], [0, 1]), r"\[prompts, components\]: \(2,\), \(2,\) and \(2,\)"),
+        (lambda: Auroc([[1, 2]], [[0, 1, 1]]), r"one shape.*\(1, 2\), \(1, 3\) and \(1, 3\)"),
+        (lambda: Auroc([[1, 2]], [[0, 1]], [[1, 1], [1, 1]]), r"and \(2, 2\) given"),
+        (lambda: Auroc([[1, np.nan]], [[0, 1]]), "NaN among the scores"),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- the area under the ROC curve ------------------------------------------------------------
+
+N_PROMPTS = 7
+# Ties within prompts and between them, infinities of both signs, and prompts of one kind only.
+SCORE = np.round(RNG.normal(size=(N_PROMPTS, 30)), 1)
+SCORE[RNG.random(SCORE.shape) < 0.05] = np.inf
+SCORE[RNG.random(SCORE.shape) < 0.05] = -np.inf
+POSITIVE = SCORE + RNG.normal(size=SCORE.shape) > 0.3
+POSITIVE[2], POSITIVE[4] = True, False
+KEPT = RNG.random(SCORE.shape) < 0.7
+
+
+def slow_auroc(score, positive, kept):
+    """The share of pairs in which the positive one scores higher; ties count half."""
+    high = [s for s, p, k in zip(score.flat, positive.flat, kept.flat, strict=True) if k and p]
+    low = [s for s, p, k in zip(score.flat, positive.flat, kept.flat, strict=True) if k and not p]
+    won = pairs = 0
+    for a in high:
+        for b in low:
+            won += 1 if a > b else 0.5 if a == b else 0
+            pairs += 1
+    return won / pairs if pairs else float("nan")
+
+
+def scipys_auroc(score, positive, kept):
+    high, low = score[kept & positive], score[kept & ~positive]
+    return scipy.stats.mannwhitneyu(high, low).statistic / (len(high) * len(low))
+
+
+@pytest.mark.parametrize("kept", (np.ones_like(KEPT), KEPT), ids=("all", "some"))
+@pytest.mark.parametrize("sign", (1, -1))
+def test_auroc_equals_explicit_loops_and_scipy(sign, kept):
+    found = Auroc(sign * SCORE, POSITIVE, kept)()
+    assert found == pytest.approx(slow_auroc(sign * SCORE, POSITIVE, kept), rel=1e-12)
+    assert found == pytest.approx(scipys_auroc(sign * SCORE, POSITIVE, kept), rel=1e-12)
+    assert (0.6 < found < 0.95) if sign == 1 else (0.05 < found < 0.4)
+    if kept.all():
+        assert found == Auroc(sign * SCORE, POSITIVE)()
+
+
+def test_auroc_by_hand():
+    score = [[4.0, 3.0], [2.0, 1.0]]
+    assert Auroc(score, [[1, 1], [0, 0]])() == 1
+    assert Auroc(score, [[0, 0], [1, 1]])() == 0
+    assert Auroc(score, [[1, 0], [0, 1]])() == 0.5  # 4 beats both, 1 beats neither
+    assert Auroc([[1.0, 1.0]], [[1, 0]])() == 0.5
+    assert Auroc([[np.inf, -np.inf, 0.0, np.inf]], [[1, 0, 0, 0]])() == pytest.approx(2.5 / 3)
+    assert np.isnan(Auroc(score, [[1, 1], [1, 1]])())
+    assert np.isnan(Auroc(score, [[0, 0], [0, 0]])())
+
+
+def test_a_nan_that_does_not_count_does_no_harm():
+    holed = np.where(KEPT, SCORE, np.nan)
+    assert Auroc(holed, POSITIVE, KEPT)() == Auroc(SCORE, POSITIVE, KEPT)()
+    holed[tuple(np.argwhere(KEPT)[3])] = np.nan
+    with pytest.raises(ValueError, match="NaN among the scores"):
+        Auroc(holed, POSITIVE, KEPT)
+
+
+@pytest.mark.parametrize(
+    "drawn", ([0, 1, 2, 3, 4, 5, 6], [3], [1, 1, 1, 0], [6, 2, 2, 5, 0, 6, 6], [2, 4])
+)
+def test_resampled_prompts_are_prompts_put_together(drawn):
+    """A prompt drawn twice is there twice, also against itself."""
+    area = Auroc(SCORE, POSITIVE, KEPT)
+    expected = slow_auroc(SCORE[drawn], POSITIVE[drawn], KEPT[drawn])
+    assert area(drawn) == pytest.approx(expected, rel=1e-12)
+    assert area(drawn) == pytest.approx(Auroc(SCORE[drawn], POSITIVE[drawn], KEPT[drawn])())
+    assert area(drawn) == area(np.array(drawn)[::-1])
+
+
+def test_prompts_of_one_kind_have_no_area_of_their_own():
+    area = Auroc(SCORE, POSITIVE, KEPT)
+    assert np.isnan([area([2]), area([4]), area([4, 4])]).all()
+    assert not np.isnan(area([2, 4]))
+    found = area.by_prompt()
+    expected = [slow_auroc(SCORE[[i]], POSITIVE[[i]], KEPT[[i]]) for i in range(N_PROMPTS)]
+    assert found == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert np.isnan(found).nonzero()[0].tolist() == [2, 4]
+    assert len(set(found[~np.isnan(found)])) == N_PROMPTS - 2
+
+
+def test_wins_are_pairs_between_prompts():
+    area = Auroc(SCORE, POSITIVE, KEPT)
+    for i, j in np.ndindex(N_PROMPTS, N_PROMPTS):
+        high, low = SCORE[i][KEPT[i] & POSITIVE[i]], SCORE[j][KEPT[j] & ~POSITIVE[j]]
+        assert area.wins[i, j] == sum((a > b) + (a == b) / 2 for a in high for b in low)
+        assert (area.n_positive[i], area.n_negative[j]) == (len(high), len(low))
+
+
+def test_the_interval_of_an_area_is_a_bootstrap_over_prompts():
+    area = Auroc(SCORE, POSITIVE, KEPT)
+    found = area.interval(n_resamples=40, level=0.8, seed=3)
+    draws = np.random.default_rng(3).integers(N_PROMPTS, size=(40, N_PROMPTS))
+    slow = [slow_auroc(SCORE[draw], POSITIVE[draw], KEPT[draw]) for draw in draws]
+    assert found == pytest.approx((area(), np.percentile(slow, 10), np.percentile(slow, 90)))
+    assert found.low < found.estimate < found.high
+    assert area.interval() == area.interval(n_resamples=1000, level=0.95, seed=0)
 
 
 # --- the bootstrap ---------------------------------------------------------------------------
@@ -130,6 +240,45 @@ def test_bootstrap_is_reproducible_and_seeded():
     assert bootstrap_ci(values) != bootstrap_ci(values, seed=1)
     wide, narrow = bootstrap_ci(values, level=0.99), bootstrap_ci(values, level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_a_share_is_pooled_and_not_a_mean_of_shares():
+    assert bootstrap_share([1, 9], [1, 99]).estimate == pytest.approx(10)  # not (100 + 9.1) / 2
+    part, whole = RNG.integers(5, size=15), RNG.integers(5, 50, size=15)
+    found = bootstrap_share(part, whole, n_resamples=200, level=0.9, seed=5)
+    draws = np.random.default_rng(5).integers(15, size=(200, 15))
+    shares = [100 * sum(part[i] for i in d) / sum(whole[i] for i in d) for d in draws]
+    expected = (100 * part.sum() / whole.sum(), np.percentile(shares, 5), np.percentile(shares, 95))
+    assert found == pytest.approx(expected)
+    assert found.low < found.estimate < found.high
+
+
+def test_equal_shares_leave_no_doubt():
+    whole = RNG.integers(1, 50, size=12)
+    assert bootstrap_share(0.25 * whole, whole) == pytest.approx((25, 25, 25))
+    assert bootstrap_share(np.zeros(12), whole) == (0, 0, 0)
+    assert bootstrap_share(whole, whole) == (100, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (".1f %", "3.2 % (2.9 to 3.6)"),
+        (".2f", "3.24 (2.88 to 3.58)"),
+        ("+.0f forward equivalents", "+3 forward equivalents (+3 to +4)"),
+        ("", "3.24 (2.88 to 3.58)"),
+        (" nats", "3.24 nats (2.88 to 3.58)"),
+        (".1e", "3.2e+00 (2.9e+00 to 3.6e+00)"),
+    ],
+)
+def test_intervals_as_text(spec, text):
+    assert format(Interval(3.24, 2.881, 3.579), spec) == text
+
+
+def test_the_text_of_an_interval_keeps_three_digits_unless_told():
+    assert f"{Interval(12345.678, 0.00123456, np.inf)}" == "1.23e+04 (0.00123 to inf)"
+    with pytest.raises(ValueError):
+        format(Interval(1, 2, 3), "q")
 
 
 def test_identical_arrays_do_not_differ():

@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from test_patched_metric import assert_close
-from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, tiny_model, tiny_task
+from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, PROMPTS, tiny_model, tiny_task
 from typer.testing import CliRunner
 
 import hvp_utils
@@ -24,6 +24,7 @@ from hvp_utils import (
     TASKS,
     PatchedMetric,
     find_estimator,
+    hessian_lipschitz,
     provenance,
     stats,
     sweep,
@@ -113,6 +114,76 @@ def test_no_point_of_an_axis_is_computed_twice(bridge, monkeypatch):
     assert {p for _, _, p in points} == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
+def test_the_constant_of_the_hessian_can_be_swept(tmp_path):
+    bridge = tiny_model("qwen2")
+    names = ["activation_patching", "hessian_lipschitz"]
+    full = sweep(bridge, tiny_task, names, 2, store=tmp_path)
+    part = sweep(bridge, tiny_task, names, 2, top=3, store=tmp_path)
+    for i, pair in enumerate(tiny_task(bridge, 2)):
+        expected = hessian_lipschitz(PatchedMetric(bridge, pair)).numpy()
+        assert expected.max() > 1e-3
+        np.testing.assert_allclose(full.hessian_lipschitz[i], expected, rtol=1e-10)
+        largest = np.abs(full.activation_patching[i].values).argsort()[-3:]
+        kept = np.isin(np.arange(len(expected)), largest)
+        assert (part.hessian_lipschitz[i].notnull() == kept).all()
+        np.testing.assert_allclose(part.hessian_lipschitz[i][kept], expected[kept], rtol=1e-8)
+
+
+def test_parts_of_the_curvature_can_be_swept(tmp_path):
+    """Also after the whole curvature: what is remembered is not that of the linearised network."""
+    bridge, names = tiny_model("gemma2"), ["hvp", "quadratic_without:norms", "quadratic_without"]
+    results = sweep(bridge, tiny_task, names, 2, store=tmp_path)
+    again = xr.load_dataset(the_file(tmp_path), engine="h5netcdf")
+    for i, pair in enumerate(tiny_task(bridge, 2)):
+        M = PatchedMetric(bridge, pair)
+        for name in names:
+            expected = find_estimator(name)(M)
+            np.testing.assert_allclose(results[name][i], expected, rtol=1e-9)
+            np.testing.assert_array_equal(again[name][i], results[name][i])
+    assert (results.quadratic_without == 0).all()
+    assert (results["quadratic_without:norms"] != 0).all()
+
+
+def test_one_step_of_ms_hvp_is_stored_under_its_own_name(bridge, tmp_path, made):
+    results = sweep(bridge, tiny_task, ["ms_hvp:1", "hvp"], 2, store=tmp_path)
+    np.testing.assert_array_equal(results["ms_hvp:1"], results.hvp)
+    made.clear()
+    again = sweep(bridge, tiny_task, ["ms_hvp:1"], 2, store=tmp_path)
+    assert made == []
+    assert "ms_hvp:1" in again
+    alone = sweep(bridge, tiny_task, ["ms_hvp:1"], 2)
+    np.testing.assert_allclose(alone["ms_hvp:1"], results.hvp, rtol=1e-5, atol=1e-6)
+
+
+def zero_task(model, n, seed=0):
+    return [
+        hvp_utils.PromptPair(pair.clean, None, pair.answer, name=pair.name)
+        for pair in tiny_task(model, n, seed)
+    ]
+
+
+def test_zero_ablation_is_stored_with_no_corrupted_text(tmp_path, made):
+    bridge, names = tiny_model("llama"), ["activation_patching", "hvp"]
+    sweep(bridge, zero_task, names, 1, direction="noising", store=tmp_path)
+    results = sweep(bridge, zero_task, names, 3, direction="noising", store=tmp_path)
+    assert made == ["tiny 0", "tiny 1", "tiny 2"]  # the stored prompt was recognised
+    made.clear()
+    again = sweep(bridge, zero_task, names, 3, direction="noising", store=tmp_path)
+    assert made == []
+    for found in (results, again):
+        assert found.corrupted.values.tolist() == [""] * 3
+        assert found.other.isnull().all()
+        assert found.n_run.values.tolist() == found.n_tokens.values.tolist() == [6] * 3
+        for i, pair in enumerate(zero_task(bridge, 3)):
+            M = PatchedMetric(bridge, pair, direction="noising")
+            assert found.clean[i].item() == "".join(str(token) for token in pair.clean)
+            for name in names:
+                expected = find_estimator(name)(M)
+                assert_close(torch.tensor(found[name][i].values), expected, 1e-10)
+    with pytest.raises(ValueError, match='no corrupted prompt.*Use direction="noising"'):
+        sweep(bridge, zero_task, names, 1, direction="denoising", store=tmp_path)
+
+
 # --- only what is missing --------------------------------------------------------------------
 
 
@@ -154,6 +225,41 @@ def test_prompts_and_estimators_are_added(bridge, tmp_path, made):
 
     at_once = sweep(bridge, tiny_task, ["attribution_patching", "hvp"], 3)
     assert_same_numbers(results, at_once)
+
+
+def longer_and_longer(model, n, seed=0):
+    """Every prompt and answer is written with more characters than those before it."""
+    clean = PROMPTS["middle"][0]
+    grown = [clean[:3], (10, *clean), (11, 12, *clean, 13, 14, 15, 16)]
+    answers = [7, 19, (17, 18)]
+    return [
+        hvp_utils.PromptPair(tokens, (*tokens[:-1], 30), answer, name=f"of {len(tokens)}")
+        for tokens, answer in zip(grown, answers, strict=True)
+    ][:n]
+
+
+def test_longer_texts_that_join_a_store_are_not_cut(bridge, tmp_path, made):
+    """A file holds texts of a fixed width, that of the longest which it had when it was written."""
+    pairs = longer_and_longer(bridge, 3)
+    written = {
+        "clean": ["".join(str(token) for token in pair.clean) for pair in pairs],
+        "corrupted": ["".join(str(token) for token in pair.corrupted) for pair in pairs],
+        "answer": [str(pair.answer) for pair in pairs],
+    }
+    for texts in written.values():
+        assert len(texts[0]) < len(texts[1]) < len(texts[2])
+    for n in (1, 2, 3):
+        results = sweep(bridge, longer_and_longer, ["attribution_patching"], n, store=tmp_path)
+        stored = xr.load_dataset(the_file(tmp_path), engine="h5netcdf")
+        for name, texts in written.items():
+            assert results[name].values.tolist() == stored[name].values.tolist() == texts[:n]
+        assert made == [f"of {len(pairs[n - 1].clean)}"]  # and what was there is still known
+        made.clear()
+    again = sweep(bridge, longer_and_longer, ["attribution_patching", "hvp"], 3, store=tmp_path)
+    assert len(made) == 3
+    for name, texts in written.items():
+        assert again[name].values.tolist() == texts
+    assert _set_aside(tmp_path) == []
 
 
 def test_adding_an_estimator_to_some_of_the_prompts(bridge, tmp_path, made):

@@ -25,7 +25,7 @@ from hvp_utils.tasks import (
     reference_pair,
 )
 from hvp_utils.tasks.factual import FACTS
-from hvp_utils.tasks.ioi import ORDERS, TEMPLATES
+from hvp_utils.tasks.ioi import NAMES, ORDERS, PLACES, TEMPLATES, THINGS
 from hvp_utils.tasks.sampling import draw, ordinary_tokens
 
 # --- models that only tokenise ---------------------------------------------------------------
@@ -250,6 +250,46 @@ def test_resolve_gives_ids_with_the_models_bos(fake):
         pair.str_tokens("dirty")
 
 
+def test_zero_ablation_has_no_corrupted_prompt(fake):
+    """There is no other run: every position may differ from it, and it has no tokens."""
+    for clean in (" a b c", (0, 11, 12, 13)):
+        pair = PromptPair(clean, None, " x", " y", "logit_diff", name="zero")
+        assert pair.corrupted is None
+        assert pair == PromptPair(clean, None, " x", " y", "logit_diff", name="zero")
+        assert hash(pair) != hash(PromptPair(clean, clean, " x", " y", "logit_diff", name="zero"))
+        resolved, usual = pair.resolve(fake), PromptPair(clean, clean, " x", " y").resolve(fake)
+        assert resolved.corrupted is None
+        assert resolved.str_tokens("corrupted") == []
+        assert resolved.str_tokens() == usual.str_tokens() != []
+        assert torch.equal(resolved.clean, usual.clean)
+        assert (resolved.first_difference, len(resolved)) == (0, len(usual))
+        assert (resolved.answer_ids, resolved.wrong_ids) == (usual.answer_ids, usual.wrong_ids)
+        with pytest.raises(ValueError, match=r"'clean' or 'corrupted'"):
+            resolved.str_tokens("dirty")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("", None, " x"), "clean is empty"),
+        ((None, None, " x"), "clean must be text or token ids, not None"),
+        ((None, " a", " x"), "clean must be text or token ids, not None"),
+        ((" a", None, None), "needs an answer"),
+        ((" a", None, " x", None, "logit_diff"), "wrong_answer is None"),
+    ],
+)
+def test_zero_ablation_still_needs_a_clean_prompt_and_an_answer(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        PromptPair(*arguments)
+
+
+def test_zero_ablation_is_checked_against_the_model(fake):
+    with pytest.raises(ValueError, match="clean has 41 tokens.*at most 40"):
+        PromptPair(" a" * 40, None, " x").resolve(fake)
+    with pytest.raises(ValueError, match=r"clean holds .*outside.*\[2000\]"):
+        PromptPair([1, 2000], None, 5).resolve(fake)
+
+
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=8).flatmap(
         lambda a: st.tuples(
@@ -353,6 +393,7 @@ def test_random_tokens_are_never_markers_nor_padding():
 GENERATORS = {
     **TASKS,
     "greater_than year_01": lambda *a, **k: greater_than(*a, **k, corruption="year_01"),
+    "ioi resample of one template": lambda *a, **k: ioi(*a, **k, corruption="resample", template=5),
 }
 N = 60
 
@@ -362,7 +403,10 @@ def listed(request, smollm2):
     task = GENERATORS[request.param]
     pairs = task(smollm2, N, seed=3)
     return SimpleNamespace(
-        task=task, pairs=pairs, resolved=[pair.resolve(smollm2) for pair in pairs]
+        name=request.param,
+        task=task,
+        pairs=pairs,
+        resolved=[pair.resolve(smollm2) for pair in pairs],
     )
 
 
@@ -379,11 +423,15 @@ def test_lists_are_distinct_deterministic_and_prefix_stable(listed, smollm2):
 def test_every_pair_asks_two_different_questions_of_equal_length(listed, smollm2):
     bos = smollm2.tokenizer.bos_token_id
     for pair in listed.resolved:
-        assert pair.clean.shape == pair.corrupted.shape
-        assert pair.clean[0] == pair.corrupted[0] == bos
-        assert 0 < pair.first_difference < len(pair) - 1
+        assert pair.clean[0] == bos
         assert pair.answer_ids
         assert not set(pair.answer_ids) & set(pair.wrong_ids)
+        if listed.name.endswith("_zero"):  # zero ablation asks one question, of half a network
+            assert pair.corrupted is None
+            continue
+        assert pair.clean.shape == pair.corrupted.shape
+        assert pair.corrupted[0] == bos
+        assert 0 < pair.first_difference < len(pair) - 1
 
 
 def test_asking_for_too_many_says_how_many_there_are(listed, smollm2):
@@ -460,6 +508,130 @@ def test_ioi_uses_only_names_that_are_one_token():
     none = FakeModel(r"[ A-Za-z,.]")
     with pytest.raises(ValueError, match=r"only 0 different"):
         ioi(none, 1)
+
+
+IOI_CORRUPTIONS = ("name_swap", "random_token", "resample", "zero")
+
+
+def in_text(pair, model):
+    """What a pair asks, whether it is written as text or as token ids."""
+    resolved = pair.resolve(model)
+    return resolved.clean.tolist(), pair.answer, pair.wrong_answer, pair.metric
+
+
+@pytest.mark.parametrize("options", ({}, {"seed": 7}, {"template": 3}), ids=str)
+def test_ioi_asks_the_same_whatever_the_corruption(smollm2, options):
+    asked = [
+        [in_text(pair, smollm2) for pair in ioi(smollm2, N, corruption=corruption, **options)]
+        for corruption in IOI_CORRUPTIONS
+    ]
+    assert all(one == asked[0] for one in asked)
+    assert ioi(smollm2, N, **options) == ioi(smollm2, N, corruption="name_swap", **options)
+
+
+def test_ioi_random_token_replaces_the_token_that_the_name_swap_replaces(smollm2):
+    ordinary, replacements = set(ordinary_tokens(smollm2)), set()
+    swapped = ioi(smollm2, 200)
+    for swap, pair in zip(swapped, ioi(smollm2, 200, corruption="random_token"), strict=True):
+        there, here = swap.resolve(smollm2), pair.resolve(smollm2)
+        changed = (here.clean != here.corrupted).nonzero()[:, 0].tolist()
+        assert changed == (there.clean != there.corrupted).nonzero()[:, 0].tolist()
+        assert changed == [here.first_difference]
+        (was,), replacement = there.wrong_ids, here.corrupted[changed[0]].item()
+        assert here.clean[changed[0]] == was
+        replacements.add(replacement)
+        shown = [smollm2.tokenizer.decode([i]) for i in (was, replacement)]
+        position = f"[position {changed[0]}: {shown[0]!r} -> {shown[1]!r}]"
+        assert pair.name == f"ioi: {swap.clean} {position}"
+    assert replacements <= ordinary
+    assert len(replacements) > 0.9 * 200  # 49,135 to choose from, and no one name among the drawn
+
+
+def parsed_ioi(text):
+    """The template, order, indirect object and subject of a clean IOI prompt, or None."""
+    for number, template in enumerate(TEMPLATES):
+        # A group can be named only once, so the subject is looked for by another name.
+        pattern = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
+        groups = {part: rf"(?P<{part}>\w+)" for part in ("first", "second", "subject")}
+        groups |= {"place": rf"(?:{'|'.join(PLACES)})", "thing": rf"(?:{'|'.join(THINGS)})"}
+        found = re.fullmatch(pattern.format(**groups), text)
+        if found:
+            first, second, subject = found.group("first", "second", "subject")
+            assert first != second and {first, second} <= set(NAMES)
+            assert subject in (first, second)
+            order = "ABBA" if subject == second else "BABA"
+            return number, order, first if order == "ABBA" else second, subject
+    return None
+
+
+def test_ioi_prompts_can_be_read_back(smollm2):
+    for pair in ioi(smollm2, 100):
+        number, order, io, subject = parsed_ioi(pair.clean)
+        assert (f" {io}", f" {subject}") == (pair.answer, pair.wrong_answer)
+        assert pair.name.startswith(f"ioi {order} template {number}: {io}, {subject}, ")
+    assert parsed_ioi("When Mary and John went to the moon, John gave a drink to") is None
+
+
+@pytest.mark.parametrize("template", (None, 2))
+def test_ioi_resample_takes_another_clean_prompt(smollm2, template):
+    kinds, others = set(), set()
+    for pair in ioi(smollm2, 150, corruption="resample", template=template):
+        assert pair.corrupted != pair.clean
+        resolved = pair.resolve(smollm2)  # refuses prompts of different lengths
+        assert len(resolved.corrupted) == len(resolved.clean)
+        number, order, *_ = parsed_ioi(pair.corrupted)
+        kinds.add((number, order))
+        others.add(pair.corrupted)
+    assert len(others) == 150
+    if template is None:
+        assert len(kinds) == len(TEMPLATES) * len(ORDERS)
+    else:
+        assert kinds == {(template, "ABBA")}
+    # Another seed of the resampling goes with another seed of the prompts, not with their number.
+    again = ioi(smollm2, 20, corruption="resample", template=template)
+    assert [pair.corrupted for pair in again] == [
+        pair.corrupted for pair in ioi(smollm2, 40, corruption="resample", template=template)[:20]
+    ]
+
+
+def test_ioi_zero_has_no_corrupted_prompt(smollm2):
+    swapped = ioi(smollm2, N)
+    for swap, pair in zip(swapped, ioi(smollm2, N, corruption="zero"), strict=True):
+        assert pair.corrupted is None
+        assert (pair.clean, pair.name) == (swap.clean, swap.name)
+
+
+@pytest.mark.parametrize("template", range(len(TEMPLATES)))
+def test_one_template_gives_prompts_of_one_length(template, smollm2, fake):
+    for model in (smollm2, fake):
+        pairs = ioi(model, 80, template=template)
+        assert len({len(pair.resolve(model)) for pair in pairs}) == 1
+        assert {parsed_ioi(pair.clean)[:2] for pair in pairs} == {(template, "ABBA")}
+    assert len({len(pair.resolve(smollm2)) for pair in ioi(smollm2, 80)}) > 1
+
+
+def test_one_template_keeps_to_places_and_things_of_one_token():
+    short = FakeModel(r" ?[A-Za-z]{1,6}|[,.]")  # "library" is seven letters: two tokens here
+    pairs = ioi(short, 200, template=0)
+    assert len({len(pair.resolve(short)) for pair in pairs}) == 1
+    assert not any(word in pair.clean for pair in pairs for word in ("library", "present"))
+    assert any("library" in pair.clean for pair in ioi(short, 200))
+
+
+@pytest.mark.parametrize("template", (-1, len(TEMPLATES), "0", 0.5))
+def test_templates_that_do_not_exist(fake, template):
+    with pytest.raises(ValueError, match=r"template must be one of 0 to 7, or None for all, not"):
+        ioi(fake, 1, template=template)
+
+
+def test_tasks_of_one_template_and_of_corruptions_have_names(smollm2):
+    assert TASKS["ioi_one_template"](smollm2, 20, seed=2) == ioi(smollm2, 20, 2, template=0)
+    for corruption in IOI_CORRUPTIONS[1:]:
+        named = make_prompts(f"ioi_{corruption}", smollm2, 20, seed=2)
+        assert named == ioi(smollm2, 20, 2, corruption)
+    for corruption in ("resample", "zero"):
+        named = make_prompts(f"factual_{corruption}", smollm2, 20, seed=2)
+        assert named == factual(smollm2, 20, 2, corruption)
 
 
 # --- Greater-Than ----------------------------------------------------------------------------
@@ -567,14 +739,52 @@ def test_subject_swap_asks_the_same_relation_of_another_subject(smollm2):
         pair.resolve(smollm2)  # equal length, answers of one token
 
 
+SAME_FACTS = ("random_token", "resample", "zero")
+
+
+@pytest.mark.parametrize(("n", "seed"), [(N, 0), (N, 1), (150, 2), (180, 0)])
+def test_factual_asks_the_same_whatever_the_corruption(smollm2, n, seed):
+    """Prompt by prompt, also where a fact has no partner to be resampled."""
+    asked = [
+        [in_text(pair, smollm2) for pair in factual(smollm2, n, seed, corruption)]
+        for corruption in SAME_FACTS
+    ]
+    for corruption, one in zip(SAME_FACTS, asked, strict=True):
+        assert one == asked[0], corruption
+
+
+def test_factual_resample_takes_another_fact_with_another_answer(smollm2):
+    facts = {fact.text: fact for fact in FACTS}
+    crossed, others = 0, set()
+    for pair in factual(smollm2, 120, seed=1, corruption="resample"):
+        clean, corrupted = facts[pair.clean], facts[pair.corrupted]
+        assert corrupted.answer != clean.answer
+        resolved = pair.resolve(smollm2)
+        assert len(resolved.corrupted) == len(resolved.clean)
+        assert (pair.answer, pair.wrong_answer) == (f" {clean.answer}", None)
+        assert pair.name == f"factual {clean.relation}: {clean.text} [{corrupted.text}]"
+        crossed += corrupted.relation != clean.relation
+        others.add(corrupted.text)
+    assert crossed > 60  # most partners are of another relation: they are drawn from all
+    assert len(others) > 60
+
+
+def test_factual_zero_has_no_corrupted_prompt(smollm2):
+    facts = {fact.text: fact for fact in FACTS}
+    for pair in factual(smollm2, N, corruption="zero"):
+        assert (pair.corrupted, pair.wrong_answer) == (None, None)
+        assert pair.answer == f" {facts[pair.clean].answer}"
+        assert pair.name == f"factual {facts[pair.clean].relation}: {pair.clean}"
+
+
 def test_factual_drops_answers_that_are_several_tokens():
     short = FakeModel(r" ?[A-Za-z]{1,6}|[,.]")  # " Germany" is seven letters: two tokens here
     assert all(len(pair.answer) <= 7 for pair in factual(short, 40))
 
 
-@pytest.mark.parametrize("task", [greater_than, factual])
+@pytest.mark.parametrize("task", [ioi, greater_than, factual])
 def test_unknown_corruptions_are_refused(fake, task):
-    with pytest.raises(ValueError, match=r"unknown corruption 'noise'.*'random_token'"):
+    with pytest.raises(ValueError, match=r"unknown corruption 'noise'. Known ones: .*random_token"):
         task(fake, 1, corruption="noise")
 
 
@@ -590,7 +800,9 @@ def test_make_prompts_takes_a_name_a_generator_or_a_list(smollm2):
 
 def test_make_prompts_refuses_what_it_cannot_serve(fake):
     pair = reference_pair()
-    with pytest.raises(ValueError, match=r"unknown task 'io'.*ioi, greater_than, .*factual"):
+    with pytest.raises(
+        ValueError, match=r"unknown task 'io'.*ioi, .*ioi_zero, .*greater_than, .*factual"
+    ):
         make_prompts("io", fake, 1)
     with pytest.raises(ValueError, match=r"2 prompts were asked for, but the task holds 1"):
         make_prompts([pair], fake, 2)

@@ -84,15 +84,18 @@ SWEEPS = [
         )
     ),
     # Where curvature comes from, how fast it changes, and more steps than one.
-    dict(task="ioi", estimators=(*WITHOUT, "gauss_newton"), n_prompts=20),
+    dict(task="ioi", estimators=(*ALL_HEADS, *WITHOUT, "gauss_newton"), top=20, n_prompts=20),
     *(dict(task=task, estimators=("hessian_lipschitz",), n_prompts=20) for task in MAIN_TASKS),
     *(dict(task=task, estimators=("ms_hvp:2", "ms_hvp:5"), n_prompts=20) for task in MAIN_TASKS),
     # The curvature of the network against that of a neuron alone.
-    dict(
-        task="ioi",
-        components="neurons_pre:256",
-        estimators=(*ALL_HEADS, "local_curvature"),
-        n_prompts=20,
+    *(
+        dict(
+            task="ioi",
+            components=f"neurons_pre:{per_layer}",
+            estimators=(*ALL_HEADS, "local_curvature"),
+            n_prompts=n,
+        )
+        for per_layer, n in ((16, 4), (256, 20))
     ),
 ]
 

@@ -175,19 +175,18 @@ def _anything_else_pairs(
         fact = facts[index]
         # Drawn in any case, so that the prompts which follow are the same for each corruption.
         clean, corrupted, change = with_random_token(model, fact.text, ordinary, rng)
+        others = [
+            other.text
+            for other in facts
+            if lengths[other] == lengths[fact] and other.answer != fact.answer
+        ]
+        if not others:  # left out of every list, for the same reason
+            return None
         if corruption == "random_token":
             name = f"factual {fact.relation}: {change}"
             return PromptPair(clean, corrupted, f" {fact.answer}", name=name)
         name, other = f"factual {fact.relation}: {fact.text}", None
         if corruption == "resample":
-            others = [
-                other.text
-                for other in facts
-                if lengths[other] == lengths[fact] and other.answer != fact.answer
-            ]
-            if not others:
-                return None
-            # A stream of its own, for the same reason.
             other = random.Random(f"factual resample/{seed}/{index}").choice(others)
             name += f" [{other}]"
         return PromptPair(fact.text, other, f" {fact.answer}", name=name)

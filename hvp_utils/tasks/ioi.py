@@ -72,7 +72,8 @@ def ioi(
         corruption: ``"name_swap"`` names the indirect object the second time, as Wang et al. do.
             ``"random_token"`` puts a uniformly drawn token there instead; prompts are then token
             ids. (At position 3, where the paper puts random tokens, IOI prompts mostly say "and".)
-            ``"resample"`` takes another clean prompt with as many tokens. ``"zero"`` is zero
+            ``"resample"`` takes another prompt with as many tokens; about one in sixty has the
+            same answer. ``"zero"`` is zero
             ablation: no corrupted prompt at all.
         template: Only the template of this number, in the order ABBA and with places and things
             of one token, so that all prompts have the same length.
@@ -98,6 +99,7 @@ def ioi(
     people = list(permutations([name for name in NAMES if ids[name] is not None], 2))
     templates, orders = tuple(range(len(TEMPLATES))), ORDERS
     places, things = PLACES, THINGS
+    ordinary = ordinary_tokens(model) if corruption == "random_token" else []
     if template is not None:
         templates, orders = (template,), ORDERS[:1]
         places, things = (
@@ -133,7 +135,6 @@ def ioi(
         if corruption == "zero":
             return replace(pair, corrupted=None)
         if corruption == "random_token":
-            ordinary = ordinary_tokens(model)
             _, other, change = with_random_token(model, pair.clean, ordinary, rng, decisive)
             return replace(pair, clean=tuple(clean), corrupted=other, name=f"ioi: {change}")
         if corruption == "resample":

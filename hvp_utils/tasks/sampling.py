@@ -49,8 +49,9 @@ def take(
     """
     if n < 0:
         raise ValueError(f"task {task!r}: n must not be negative, but is {n}.")
-    # Known at once, and drawing all of a few million candidates just to fail would take minutes.
-    _require_enough(n, total, task)
+    if total > 10_000:
+        # Known at once, and drawing millions of candidates just to fail would take minutes.
+        _require_enough(n, total, task)
     # Seeding with a string keeps the tasks' streams apart, and is the same on every Python.
     rng = random.Random(f"{task}/{seed}")
     pairs: list[PromptPair] = []
