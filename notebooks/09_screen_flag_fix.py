@@ -1130,7 +1130,7 @@ Markdown(claims_table(claims))
 #    patchings; `rank(np.abs(run["f_ap"])) < k` flags the heads.</details>
 # 2. *(medium, 20 minutes)* Size and score err on different heads. Flag a head if its estimate is among the $k$ largest *or* its
 #    $R$ exceeds $\tau$. Does that beat both rules at the same number of flagged heads, on both yardsticks of the second figure?
-#    <details><summary>Hint</summary>Pairs of $k$ and $\tau$ give many points; keep those that no other point beats in both
+#    <details><summary>Hint</summary>Pairs of k and τ give many points; keep those that no other point beats in both
 #    share and error.</details>
 # 3. *(hard, 40 minutes)* One product of the Hessian with the vector of ones, `M.hvp(torch.ones(M.n))`, costs far less than a
 #    curvature for each head. Half of it, in place of $q$, gives a cheap score. How well does it rank the true errors of the
