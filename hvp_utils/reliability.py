@@ -158,6 +158,7 @@ class SelectiveBound(NamedTuple):
     Attributes:
         total: Bound on the error of the sum over components: the trusted ones contribute at most
             tau times their summed ``|f_ap|``, and every component its cubic remainder.
+        cubic: The part of ``total`` that is cubic remainders, which no threshold changes.
         gap: Exactly what correcting all components would have added: the sum of q over those
             that were trusted.
         gap_bound: Its bound, cancellation * tau * the trusted ``|f_ap|``.
@@ -165,6 +166,7 @@ class SelectiveBound(NamedTuple):
     """
 
     total: float
+    cubic: float
     gap: float
     gap_bound: float
     cancellation: float
@@ -187,8 +189,10 @@ def selective_bound(
     left = tau * first_order[trusted].abs().sum() if trusted.any() else q.sum()
     sizes = q.abs().sum()
     cancellation = (q.sum().abs() / sizes).item() if sizes > 0 else 1.0
+    cubic = _cubic_bound(delta_norm, L_H).sum()
     return SelectiveBound(
-        total=(left + _cubic_bound(delta_norm, L_H).sum()).item(),
+        total=(left + cubic).item(),
+        cubic=cubic.item(),
         gap=q.sum().item(),
         gap_bound=(cancellation * left).item(),
         cancellation=cancellation,

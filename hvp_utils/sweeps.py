@@ -3,7 +3,8 @@
 A sweep is an ``xarray.Dataset`` with dimensions ``prompt`` and ``component`` and one variable per
 estimator, kept in a netCDF file whose attributes say where every number comes from. ``sweep``
 computes only what its store lacks, one prompt at a time, and rewrites the file after each: killed
-and started again, it loses at most the prompt in flight.
+and started again, it loses at most the prompt in flight. Only one process at a time fills a file;
+others wait for it, and then find what they wanted.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
@@ -104,7 +107,10 @@ def sweep(
     done = _read(path, identity)
     if _lacking(done, estimators, n_prompts):
         bridge = bridge or load_model(model, device=device, dtype=dtype)
-        done = _compute(done, bridge, task, functions, n_prompts, identity, path)
+        with _only_writer(path):
+            done = _read(path, identity)  # somebody else may have filled it meanwhile
+            if _lacking(done, estimators, n_prompts):
+                done = _compute(done, bridge, task, functions, n_prompts, identity, path)
     return done.isel(prompt=slice(n_prompts))
 
 
@@ -287,6 +293,25 @@ def _read(path: Path | None, identity: Mapping[str, Any]) -> xr.Dataset | None:
             _set_aside(path, f"its {key} is {done.attrs.get(key)}, not {value}")
             return None
     return done
+
+
+@contextmanager
+def _only_writer(path: Path | None) -> Iterator[None]:
+    """Hold a file against other processes; the system lets go of it when this one dies."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("Another process is filling %s: waiting for it to finish.", path.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _set_aside(path: Path | None, reason: str) -> None:

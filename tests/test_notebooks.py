@@ -197,6 +197,17 @@ def test_tool_passes_parameters_on(passing, tmp_path):
     assert nb.metadata["hvp_book"]["model"] == "gpt2"
 
 
+def test_tool_gives_a_comparison_two_different_models(tmp_path):
+    source = tmp_path / "01_two.py"
+    source.write_text(PASSING.replace("device = None", 'second_model = "gpt2"\ndevice = None'))
+    source.write_text(source.read_text().replace("model_name, device\n", "second_model\n"))
+    for model, second in (("gpt2", "smollm2-135m"), ("other", "gpt2")):
+        result = run_tool(source, "--model", model, "--out", tmp_path / model)
+        assert result.exit_code == 0, result.output
+        nb = nbformat.read(tmp_path / model / "01_two.ipynb", as_version=4)
+        assert nb.cells[-1].outputs[-1].data["text/plain"] == repr(second)
+
+
 def test_changed_source_is_stale(copied):
     test_is_not_stale(copied)
     assert run_tool(copied, "--check").exit_code == 0

@@ -223,6 +223,7 @@ def test_the_selective_bound_by_hand():
     norm, L_H = tensor(1.0, 2.0, 1.0, 0.5), tensor(0.6, 0.3, 0.0, 4.8)
     bound = selective_bound(first, q, norm, L_H, tau=0.3)  # only the last is flagged
     assert bound.total == pytest.approx(0.3 * 7 + 0.1 + 0.4 + 0.0 + 0.1)
+    assert bound.cubic == pytest.approx(0.1 + 0.4 + 0.0 + 0.1)
     assert bound.gap == pytest.approx(0.4)
     assert bound.cancellation == pytest.approx(0.4 / 1.2)
     assert bound.gap_bound == pytest.approx(0.4 / 1.2 * 0.3 * 7)
@@ -295,7 +296,7 @@ def test_identical_prompts(kind):
     assert reliability_score(first, q).equal(zero)
     for bound in error_bounds(first, q, M.delta_norm, L_H):
         assert bound.equal(zero)
-    assert selective_bound(first, q, M.delta_norm, L_H, 0.1) == (0.0, 0.0, 0.0, 1.0)
+    assert selective_bound(first, q, M.delta_norm, L_H, 0.1) == (0.0, 0.0, 0.0, 0.0, 1.0)
     for fix in FIXES:
         found = screen_flag_fix(M, 0.0, fix, costs=COSTS)
         assert found.estimates.equal(zero) and found.score.equal(zero)

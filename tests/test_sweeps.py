@@ -1,11 +1,13 @@
 """Sweeps: what is stored, what is computed again, and what survives an accident."""
 
 import getpass
+import logging
 import os
 import platform
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -418,7 +420,7 @@ def test_a_failed_write_leaves_the_old_file(bridge, tmp_path, monkeypatch):
             sweep(bridge, tiny_task, ALL[:2], 3, store=tmp_path)
     assert the_file(tmp_path).read_bytes() == before
     assert sweep(bridge, tiny_task, ALL[:2], 3, store=tmp_path).sizes["prompt"] == 3
-    assert [path.suffix for path in tmp_path.iterdir()] == [".nc"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".nc", ".lock"}
 
 
 def test_an_interrupted_sweep_keeps_the_prompts_before(bridge, tmp_path, made, monkeypatch):
@@ -439,6 +441,60 @@ def test_an_interrupted_sweep_keeps_the_prompts_before(bridge, tmp_path, made, m
     results = sweep(bridge, tiny_task, ["hvp"], 4, store=tmp_path)
     assert made == ["tiny 2", "tiny 3"]
     assert_same_numbers(results, sweep(bridge, tiny_task, ["hvp"], 4))
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import torch
+from hvp_utils import sweep, sweeps
+from tiny_models import tiny_model, tiny_task
+
+one_prompt, store = sweeps._one_prompt, Path(sys.argv[1])
+
+def slowly(bridge, pair, *rest):
+    (store / "begun").touch()
+    while not (store / "go on").exists():
+        time.sleep(0.05)
+    return one_prompt(bridge, pair, *rest)
+
+sweeps._one_prompt = slowly
+sweep(tiny_model("llama", torch.float32), tiny_task, ["hvp"], 3, store=store)
+"""
+
+
+def environment():
+    tests = Path(__file__).parent
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def test_a_second_process_waits_and_reads(bridge, tmp_path, made, caplog):
+    script, store = tmp_path / "writer.py", tmp_path / "store"
+    store.mkdir()
+    script.write_text(WRITER)
+    child = subprocess.Popen([sys.executable, script, store], env=environment())
+    try:
+        while not (store / "begun").exists():
+            assert child.poll() is None
+            time.sleep(0.05)
+        # Only what is said about waiting lets the child go on, so this would hang if nobody waited.
+        with caplog.at_level("WARNING"):
+            handler = logging.Handler()
+            handler.emit = lambda record: (store / "go on").touch()
+            logging.getLogger("hvp_utils.sweeps").addHandler(handler)
+            try:
+                results = sweep(bridge, tiny_task, ["hvp"], 3, store=store)
+            finally:
+                logging.getLogger("hvp_utils.sweeps").removeHandler(handler)
+        assert child.wait(timeout=60) == 0
+    finally:
+        child.kill()
+    assert "waiting for it to finish" in caplog.text
+    assert made == []
+    assert_same_numbers(results, sweep(bridge, tiny_task, ["hvp"], 3))
 
 
 KILLED = """
@@ -474,14 +530,9 @@ sweep(tiny_model("llama", torch.float32), tiny_task, ["hvp"], 4, store=store)
 def test_kill_minus_nine_loses_one_prompt_at_most(bridge, tmp_path, made):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    tests = Path(__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
-        "OMP_NUM_THREADS": "1",
-    }
     stores = {when: tmp_path / when for when in ("computing", "writing")}
     children = [
-        subprocess.Popen([sys.executable, script, store, when], env=environment)
+        subprocess.Popen([sys.executable, script, store, when], env=environment())
         for when, store in stores.items()
     ]
     try:
@@ -498,7 +549,7 @@ def test_kill_minus_nine_loses_one_prompt_at_most(bridge, tmp_path, made):
         results = sweep(bridge, tiny_task, ["hvp"], 4, store=store)
         assert made == ["tiny 2", "tiny 3"]
         assert_same_numbers(results, expected)
-        assert [path.suffix for path in store.iterdir()] == [".nc"]
+        assert {path.suffix for path in store.iterdir()} == {".nc", ".lock"}
 
 
 # --- where a number comes from ---------------------------------------------------------------

@@ -221,6 +221,9 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
     with tempfile.TemporaryDirectory() as folder:
         fresh, done = Path(folder, "fresh.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(convert(source), fresh)
+        second = papermill.inspect_notebook(str(fresh)).get("second_model", {})
+        if second.get("default") == repr(model).replace("'", '"'):
+            parameters["second_model"] = DEFAULT_MODEL  # a chapter compares two different ones
         start = time.perf_counter()
         try:
             papermill.execute_notebook(
