@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from tqdm.auto import tqdm
@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 from hvp_utils.patched_metric import PatchedMetric
 
 __all__ = ["Costs", "measure_costs"]
+
+_N_VECTORS = 16  # products that are timed together
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Costs:
         curvature: Slope and curvature of one component at t = 0, where all share a run.
         slope_on_path: The slope of one component elsewhere on its axis.
         curvature_on_path: Slope and curvature there.
+        matvec: One product of the Hessian with a vector over all components, among several at a
+            point whose gradient is already there.
         seconds: Seconds that one forward equivalent took.
     """
 
@@ -34,14 +38,13 @@ class Costs:
     curvature: float
     slope_on_path: float
     curvature_on_path: float
+    matvec: float
     seconds: float
 
     def price(self, passes: Mapping[str, int]) -> float:
         """Forward equivalents of some passes: ``{"forward": 5, "gradient": 1, ...}``."""
-        prices = {"forward": 1.0} | {
-            name: getattr(self, name)
-            for name in ("gradient", "curvature", "slope_on_path", "curvature_on_path")
-        }
+        prices = {"forward": 1.0} | asdict(self)
+        del prices["seconds"]
         unknown = set(passes) - set(prices)
         if unknown:
             raise ValueError(f"Unknown passes {sorted(unknown)}. Known: {', '.join(prices)}.")
@@ -63,13 +66,17 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
     if not M.delta_norm.any():
         raise ValueError("The two prompts give the same activations: there is no run to time.")
     which = torch.linspace(0, M.n - 1, min(sample, M.n)).long().unique()
+    products = M.hessian_products()
+    vectors = torch.ones(M.n, _N_VECTORS, dtype=M.delta_norm.dtype, device=M.delta_norm.device)
     tasks: dict[str, Callable[[], object]] = {
         "forward": lambda: M.along_axes(0.5, 0, which),
         "gradient": M.gradient,
         "curvature": lambda: M.along_axes(0.0, 2, which),
         "slope_on_path": lambda: M.along_axes(0.5, 1, which),
         "curvature_on_path": lambda: M.along_axes(0.5, 2, which),
+        "matvec": lambda: products(vectors),
     }
+    counts = {name: len(which) for name in tasks} | {"gradient": 1, "matvec": _N_VECTORS}
     seconds = {}
     for name, task in tqdm(tasks.items(), desc="measuring costs", delay=2, leave=False):
         tries = []
@@ -80,6 +87,6 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
                 torch.cuda.synchronize()
             tries.append(time.perf_counter() - started)
         seconds[name] = min(tries)
-    unit = seconds.pop("forward") / len(which)
-    gradient = seconds.pop("gradient") / unit
-    return Costs(gradient, *(s / len(which) / unit for s in seconds.values()), seconds=unit)
+    each = {name: seconds[name] / count for name, count in counts.items()}
+    unit = each.pop("forward")
+    return Costs(**{name: price / unit for name, price in each.items()}, seconds=unit)

@@ -176,21 +176,34 @@ class PatchedMetric:
             V: One or many directions, as columns.
             alpha: Where the Hessian is taken; 0 by default.
         """
+        return self.hessian_products(alpha)(V)
+
+    def hessian_products(
+        self, alpha: Float[Tensor, " n"] | None = None
+    ) -> Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]:
+        """``hessian_matvec`` at one point, with its run and first backward pass made once.
+
+        For algorithms that ask for products again and again. What it returns holds on to that run.
+        """
         self._require_full_precision()
-        V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
-        if V.ndim != 2 or V.shape[0] != self.n:
-            raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
         points = self._rows(self._zeros() if alpha is None else alpha).detach()
         if len(points) != 1:
             raise ValueError(f"A Hessian is taken at one point alpha, but {len(points)} are given.")
         strengths, slopes = self._gradient_graph(points)
-        directions = [part.T[:, None] for part in V.split(self._sizes)]
 
-        def products_of(part: slice) -> Tensor:
-            v = [direction[part] for direction in directions]
-            return torch.cat(_batched_derivative(slopes, strengths, v), dim=-1)[:, 0]
+        def products(V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+            V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
+            if V.ndim != 2 or V.shape[0] != self.n:
+                raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
+            directions = [part.T[:, None] for part in V.split(self._sizes)]
 
-        return torch.cat(list(self._map(products_of, V.shape[1]))).T
+            def products_of(part: slice) -> Tensor:
+                v = [direction[part] for direction in directions]
+                return torch.cat(_batched_derivative(slopes, strengths, v), dim=-1)[:, 0]
+
+            return torch.cat(list(self._map(products_of, V.shape[1]))).T
+
+        return products
 
     def hvp(
         self, v: Float[Tensor, " n"], alpha: Float[Tensor, " n"] | None = None

@@ -7,6 +7,7 @@ constant of the Hessian along it. Then f - f_ap = q + R3 with ``|R3| <= L_H |del
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -16,18 +17,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hvp_utils.costs import Costs, measure_costs
+from hvp_utils.curvature import diagonal
 from hvp_utils.estimators import activation_patching, ms_hvp
 from hvp_utils.estimators.common import require_whole
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 __all__ = [
     "ErrorBounds",
+    "Screen",
     "Screened",
     "SelectiveBound",
     "error_bounds",
     "flag",
     "hessian_lipschitz",
     "reliability_score",
+    "screen",
     "screen_flag_fix",
     "selective_bound",
     "slack",
@@ -199,13 +203,63 @@ def selective_bound(
     )
 
 
+class Screen(NamedTuple):
+    """What is known of every component before any is patched.
+
+    Attributes:
+        first_order: Attribution patching, f_ap.
+        quadratic: The quadratic term q, exact or sketched.
+        error: Standard error of ``quadratic``; 0 where it is exact.
+        passes: What was run, by kind; see ``Costs``.
+    """
+
+    first_order: Float[Tensor, " n"]
+    quadratic: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
+    passes: dict[str, int]
+
+    @property
+    def score(self) -> Float[Tensor, " n"]:
+        """The reliability score R."""
+        return reliability_score(self.first_order, self.quadratic)
+
+    @property
+    def size(self) -> Float[Tensor, " n"]:
+        """How large an effect may be: the larger of its two estimates, in magnitude."""
+        return torch.maximum(self.first_order.abs(), (self.first_order + self.quadratic).abs())
+
+
+def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Screen:
+    """First-order effects and quadratic terms of all components together.
+
+    Args:
+        M: The metric.
+        n_matvecs: Products with the Hessian, whatever the number of components, from which the
+            quadratic terms are sketched; None for exact ones, at a product for each component.
+        seed: Seed of the sketch.
+
+    Raises:
+        ValueError: A number of products that ``diagonal`` cannot use.
+        TypeError: The model runs in half precision.
+    """
+    if n_matvecs is None:
+        g = M.along_axes(0.0, order=2)
+        return Screen(g.slope, g.curvature / 2, torch.zeros_like(g.slope), {"curvature": M.n})
+    sketch = diagonal(M, "xdiag", n_matvecs, seed)
+    passes = {"gradient": 1, "matvec": sketch.n_matvecs}
+    return Screen(M.gradient(), sketch.values / 2, sketch.error / 2, passes)
+
+
+_screen = screen  # for where an argument has that name
+
+
 class Screened(NamedTuple):
     """What Screen-Flag-Fix found.
 
     Attributes:
         estimates: One effect per component: attribution patching where trusted, the fix elsewhere.
         flagged: Which were fixed.
-        score: The reliability score R.
+        score: The reliability score R, exact or sketched.
         cost: The price of it all, in forward equivalents.
         passes: What was run, by kind; see ``Costs``.
     """
@@ -223,46 +277,70 @@ def screen_flag_fix(
     fix: Literal["hvp", "ms_hvp", "activation_patching"] = "hvp",
     n_steps: int = 5,
     costs: Costs | None = None,
+    screen: Literal["exact", "sketch"] = "exact",
+    n_matvecs: int = 48,
+    seed: int = 0,
+    largest: float = 0.0,
 ) -> Screened:
     """Screen by the reliability score, flag what exceeds ``tau``, fix what is flagged.
 
-    The screen needs the curvature of every component, so a fix by ``hvp`` costs nothing more.
+    An exact screen needs the curvature of every component, so a fix by ``hvp`` costs nothing more;
+    a sketched one needs ``n_matvecs`` products for all of them. A small score does not exclude a
+    large error of third order, which is why ``largest`` flags by size, whatever the score says.
 
     Args:
         M: The metric.
-        tau: Threshold of the score.
+        tau: Threshold of the score; infinity to flag by ``largest`` alone.
         fix: What replaces the flagged estimates.
         n_steps: Steps of ``ms_hvp``.
         costs: Prices, from ``measure_costs``; measured here if not given.
+        screen: Whether the quadratic terms are exact or sketched.
+        n_matvecs: Products with the Hessian of a sketched screen.
+        seed: Seed of a sketched screen.
+        largest: Share of the components, from 0 to 1, that are flagged for their size: those with
+            the largest estimated effect, of the first or of the second order.
 
     Source:
-        Zhang & Wang (2026), sections 3.3 and 4.4. (There the screen is counted as free.)
+        Zhang & Wang (2026), sections 3.3 and 4.4. (There the screen is counted as free.) The
+        sketch and ``largest`` are ours.
 
     Raises:
-        ValueError: An unknown fix, or a negative ``tau``.
+        ValueError: An unknown fix or screen, a negative ``tau``, a share outside 0 to 1, or a
+            number of products that ``diagonal`` cannot use.
     """
     if fix not in ("hvp", "ms_hvp", "activation_patching"):
         raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
+    if screen not in ("exact", "sketch"):
+        raise ValueError(f'screen must be "exact" or "sketch", not {screen!r}.')
+    if not 0 <= largest <= 1:
+        raise ValueError(f"largest must be a share from 0 to 1, not {largest!r}.")
     require_whole(n_steps)
     flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
-    g = M.along_axes(0.0, order=2)
-    score = reliability_score(g.slope, g.curvature / 2)
-    flagged = flag(score, tau)
+    found = _screen(M, None if screen == "exact" else n_matvecs, seed)
+    flagged = flag(found.score, tau)
+    flagged[found.size.topk(math.ceil(largest * M.n)).indices] = True
+    flagged &= M.delta_norm > 0
     which = flagged.nonzero()[:, 0].cpu()
-    passes = Counter(curvature=M.n)
-    estimates = g.slope.clone()
+    passes = Counter(found.passes)
+    estimates = found.first_order.clone()
     if len(which):
         if fix == "hvp":
-            estimates[flagged] += g.curvature[flagged] / 2
+            estimates[flagged] += found.quadratic[flagged]
         elif fix == "ms_hvp":
-            at_base = AxisDerivatives(*(d[flagged] for d in g[:3]))
+            at_base = None
+            if screen == "exact":
+                value = torch.full_like(found.quadratic, M.base)
+                known = (value, found.first_order, 2 * found.quadratic)
+                at_base = AxisDerivatives(*(d[flagged] for d in known))
+            else:
+                passes["curvature"] += len(which)
             estimates[flagged] = ms_hvp(M, n_steps, which, at_base)
-            passes["curvature_on_path"] = (n_steps - 1) * len(which)
+            passes["curvature_on_path"] += (n_steps - 1) * len(which)
         else:
             estimates[flagged] = activation_patching(M, which)
-            passes["forward"] = len(which)
+            passes["forward"] += len(which)
     costs = costs or measure_costs(M)
-    return Screened(estimates, flagged, score, costs.price(passes), dict(passes))
+    return Screened(estimates, flagged, found.score, costs.price(passes), dict(passes))
 
 
 def _cubic_bound(delta_norm: Tensor, L_H: Tensor) -> Tensor:

@@ -8,7 +8,14 @@ from tiny_models import tiny_model, tiny_pair
 
 from hvp_utils import Costs, PatchedMetric, measure_costs
 
-COSTS = Costs(gradient=2.0, curvature=3.0, slope_on_path=5.0, curvature_on_path=7.0, seconds=1000.0)
+COSTS = Costs(
+    gradient=2.0,
+    curvature=3.0,
+    slope_on_path=5.0,
+    curvature_on_path=7.0,
+    matvec=13.0,
+    seconds=1000.0,
+)
 
 
 def test_a_price_is_a_sum_over_passes():
@@ -16,6 +23,7 @@ def test_a_price_is_a_sum_over_passes():
     assert COSTS.price({"forward": 11}) == 11
     assert COSTS.price({"gradient": 1, "curvature": 10}) == 32
     assert COSTS.price({"forward": 1, "slope_on_path": 4, "curvature_on_path": 2}) == 35
+    assert COSTS.price({"gradient": 1, "matvec": 4}) == 54
 
 
 @pytest.mark.parametrize("unknown", ("backward", "seconds", "price"))

@@ -18,6 +18,7 @@ from hvp_utils import (
     PatchedMetric,
     activation_patching,
     attribution_patching,
+    diagonal,
     error_bounds,
     flag,
     hessian_lipschitz,
@@ -25,6 +26,7 @@ from hvp_utils import (
     ms_hvp,
     quadratic_term,
     reliability_score,
+    screen,
     screen_flag_fix,
     selective_bound,
     slack,
@@ -38,7 +40,14 @@ FIXES = {
     "activation_patching": activation_patching,
 }
 # Primes, so that no price can pass for another.
-COSTS = Costs(gradient=2.0, curvature=3.0, slope_on_path=5.0, curvature_on_path=7.0, seconds=1000.0)
+COSTS = Costs(
+    gradient=2.0,
+    curvature=3.0,
+    slope_on_path=5.0,
+    curvature_on_path=7.0,
+    matvec=13.0,
+    seconds=1000.0,
+)
 
 
 def tensor(*values):
@@ -469,6 +478,69 @@ def test_one_step_of_ms_hvp_is_hvp_at_the_same_price():
     assert one.cost == other.cost
 
 
+def test_a_screen_is_exact_or_sketched():
+    M = PatchedMetric(tiny_model("llama"), tiny_pair(), "neurons_pre")
+    first, q = attribution_patching(M), quadratic_term(M)
+    exact, sketched = screen(M, None), screen(M, 10, seed=3)
+    assert_close(exact.first_order, first)
+    assert_close(exact.quadratic, q)
+    assert (exact.error == 0).all() and exact.passes == {"curvature": M.n}
+    assert_close(sketched.first_order, first)
+    of_diagonal = diagonal(M, "xdiag", 10, seed=3)
+    assert_close(sketched.quadratic, of_diagonal.values / 2, 1e-12)
+    assert_close(sketched.error, of_diagonal.error / 2, 1e-12)
+    assert sketched.passes == {"gradient": 1, "matvec": 10}
+    for found in (exact, sketched):
+        assert_close(found.score, reliability_score(found.first_order, found.quadratic))
+        largest = [max(abs(f), abs(f + h)) for f, h in zip(*found[:2], strict=True)]
+        assert_close(found.size, torch.stack(largest))
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_a_sketched_screen(fix):
+    """What is flagged follows the sketch; what replaces it by ms_hvp or patching does not."""
+    M = PatchedMetric(tiny_model("gemma3"), tiny_pair(), "neurons_pre")
+    sketch = screen(M, 10, seed=1)
+    tau = sketch.score.median().item()
+    found = screen_flag_fix(M, tau, fix, 3, COSTS, screen="sketch", n_matvecs=10, seed=1)
+    assert found.flagged.equal(sketch.score > tau)
+    assert_close(found.score, sketch.score, 1e-12)
+    exact = quadratic_term(M)
+    assert (sketch.quadratic - exact).abs().max() > 1e-3 * exact.abs().max()  # a sketch indeed
+    fixed = sketch.first_order + sketch.quadratic if fix == "hvp" else FIXES[fix](M)
+    expected = torch.where(found.flagged, fixed, sketch.first_order)
+    assert_close(found.estimates, expected, 1e-11)
+    m = int(found.flagged.sum())
+    extra = {
+        "hvp": {},
+        "ms_hvp": {"curvature": m, "curvature_on_path": 2 * m},
+        "activation_patching": {"forward": m},
+    }
+    assert found.passes == {"gradient": 1, "matvec": 10} | extra[fix]
+    assert found.cost == COSTS.price(found.passes)
+
+
+@pytest.mark.parametrize("largest", (0.0, 0.1, 0.5, 1.0))
+def test_the_largest_are_flagged_whatever_their_score(largest):
+    M = PatchedMetric(tiny_model("qwen2"), tiny_pair())
+    assert M.n == 12
+    size = screen(M, None).size
+    by_size = screen_flag_fix(M, math.inf, "activation_patching", costs=COSTS, largest=largest)
+    n = {0.0: 0, 0.1: 2, 0.5: 6, 1.0: 12}[largest]
+    assert set(by_size.flagged.nonzero()[:, 0].tolist()) == set(size.argsort()[M.n - n :].tolist())
+    expected = torch.where(by_size.flagged, activation_patching(M), attribution_patching(M))
+    assert_close(by_size.estimates, expected, 1e-11)
+    # Both rules together flag what either flags.
+    both = screen_flag_fix(M, 0.2, costs=COSTS, largest=largest)
+    assert both.flagged.equal(by_size.flagged | screen_flag_fix(M, 0.2, costs=COSTS).flagged)
+
+
+def test_what_does_not_move_is_never_flagged():
+    M = PatchedMetric(tiny_model("llama"), tiny_pair("same"))
+    found = screen_flag_fix(M, 0.0, "activation_patching", costs=COSTS, largest=1.0)
+    assert not found.flagged.any() and "forward" not in found.passes
+
+
 def test_prices_are_measured_when_none_are_given(monkeypatch):
     M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
     seen = []
@@ -483,6 +555,13 @@ def test_what_cannot_be_is_refused():
     M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
     with pytest.raises(ValueError, match="fix must be.*'prayer'"):
         screen_flag_fix(M, fix="prayer", costs=COSTS)
+    with pytest.raises(ValueError, match="screen must be.*'smoke'"):
+        screen_flag_fix(M, screen="smoke", costs=COSTS)
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="largest must be a share"):
+            screen_flag_fix(M, costs=COSTS, largest=share)
+    with pytest.raises(ValueError, match="even number"):
+        screen_flag_fix(M, costs=COSTS, screen="sketch", n_matvecs=5)
     for tau in (-0.1, math.nan):
         with pytest.raises(ValueError, match="tau must be at least 0"):
             screen_flag_fix(M, tau, costs=COSTS)

@@ -19,6 +19,7 @@ from .taylor import (
     ms_hvp_median,
     quadratic_term,
     quadratic_without,
+    sketched_hvp,
     third_order,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "quadratic_term",
     "quadratic_without",
     "relp",
+    "sketched_hvp",
     "third_order",
 ]

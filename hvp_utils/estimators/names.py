@@ -21,6 +21,7 @@ from .taylor import (
     ms_hvp,
     ms_hvp_median,
     quadratic_without,
+    sketched_hvp,
     third_order,
 )
 
@@ -30,6 +31,7 @@ ESTIMATORS: dict[str, tuple[Callable[..., Tensor], Mapping[str, type | Sequence[
     "activation_patching": (activation_patching, {}),
     "attribution_patching": (attribution_patching, {}),
     "hvp": (hvp, {}),
+    "sketched_hvp": (sketched_hvp, {"n_matvecs": int, "seed": int}),
     "ms_hvp": (ms_hvp, {"n_steps": int}),
     "ms_hvp_median": (ms_hvp_median, {}),
     "third_order": (third_order, {}),

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hvp_utils.backward_rules import NONLINEARITIES, linearised
+from hvp_utils.curvature import diagonal
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 from .common import Components, along_path, only, require_whole
@@ -95,6 +96,30 @@ def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Ten
         Zhang & Wang (2026), equation 2.
     """
     return M.along_axes(0.0, order=2, components=components).curvature / 2
+
+
+def sketched_hvp(
+    M: PatchedMetric, n_matvecs: int = 32, seed: int = 0, components: Components = None
+) -> Float[Tensor, " m"]:
+    """``hvp`` with all curvatures together from a few Hessian-vector products.
+
+    The products are with random directions over all components, so that their number need not grow
+    with the number of components; see ``diagonal`` for how far the result can be off.
+
+    Args:
+        M: The metric.
+        n_matvecs: Products with the Hessian; an even number of at least 4.
+        seed: Seed of the directions.
+        components: Indices; all by default, at the same cost.
+
+    Source:
+        XDiag is Epperly, Tropp & Webber (2024); to use it on the patch strengths is ours.
+
+    Raises:
+        ValueError: An odd or too small number of products.
+        TypeError: The model runs in half precision.
+    """
+    return only(M.gradient() + diagonal(M, "xdiag", n_matvecs, seed).values / 2, components)
 
 
 def quadratic_without(

@@ -1,0 +1,243 @@
+"""The Hessian of M, known by its products: operator, diagonal, leading eigenvalues.
+
+H holds the curvature of every component on its diagonal, q_c = H_cc / 2, and their interactions
+off it. One product with H serves all components together, so a few products that say enough about
+H are cheaper than one curvature for each component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from hvp_utils.patched_metric import PatchedMetric
+
+if TYPE_CHECKING:
+    from curvlinops._torch_base import PyTorchLinearOperator
+
+__all__ = ["Diagonal", "LowRank", "diagonal", "hessian_operator", "low_rank", "spectrum"]
+
+Method = Literal["exact", "hutchinson", "xdiag"]
+Products = Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]
+_COLUMNS = 256  # unit vectors made at a time
+_LARGEST = 5000  # components whose whole Hessian is still worth having
+
+
+class Diagonal(NamedTuple):
+    """The diagonal of a Hessian, as far as it is known.
+
+    Attributes:
+        values: H_cc, twice the quadratic term of component c.
+        error: Standard error of each; 0 where the value is exact.
+        n_matvecs: Products with H that it took.
+    """
+
+    values: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
+    n_matvecs: int
+
+
+def diagonal(
+    M: PatchedMetric,
+    method: Method = "xdiag",
+    n_matvecs: int = 32,
+    seed: int = 0,
+    alpha: Float[Tensor, " n"] | None = None,
+) -> Diagonal:
+    """The diagonal of the Hessian of M: twice the quadratic terms of all components.
+
+    Args:
+        M: The metric.
+        method: ``"xdiag"`` removes the leading subspace that its probes find and estimates only
+            the rest at random; ``"hutchinson"`` estimates all of it at random; ``"exact"`` takes
+            one product for each component that differs between the two runs.
+        n_matvecs: Products with H; an even number for ``"xdiag"``, which spends half of them on
+            random probes and half on the subspace. Not used by ``"exact"``.
+        seed: Seed of the random signs.
+        alpha: Where the Hessian is taken; 0 by default.
+
+    Raises:
+        ValueError: An unknown method, or a number of products that the method cannot use.
+        TypeError: The model runs in half precision.
+
+    Source:
+        Bekas et al. (2007) for Hutchinson's diagonal; Epperly, Tropp & Webber (2024) for XDiag.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}.")
+    moving = M.delta_norm > 0
+    if method == "exact" or n_matvecs >= moving.sum():
+        # With as many products as components, each may as well have its own.
+        values = _exact(M, moving, alpha)
+        return Diagonal(values, torch.zeros_like(values), int(moving.sum()))
+    least, step = (4, 2) if method == "xdiag" else (2, 1)
+    if n_matvecs < least or n_matvecs % step:
+        raise ValueError(
+            f"{method} needs {'an even number of' if step == 2 else 'a number of'} products of at "
+            f"least {least}, not n_matvecs = {n_matvecs}."
+        )
+    # On the CPU, so that a seed means the same on every device.
+    signs = torch.randint(
+        0, 2, (M.n, n_matvecs // step), generator=torch.Generator().manual_seed(seed)
+    )
+    probes = (2 * signs - 1).to(M.delta_norm) * moving[:, None]
+    products = M.hessian_products(alpha)
+    estimates = (_xdiag if method == "xdiag" else _hutchinson)(products, probes)
+    error = estimates.std(dim=1) / estimates.shape[1] ** 0.5
+    return Diagonal(estimates.mean(dim=1), error, n_matvecs)
+
+
+def _exact(M: PatchedMetric, moving: Tensor, alpha: Tensor | None) -> Float[Tensor, " n"]:
+    if alpha is None:
+        return M.along_axes(0.0, order=2).curvature
+    products, values = M.hessian_products(alpha), torch.zeros_like(M.delta_norm)
+    for part in moving.nonzero()[:, 0].split(_COLUMNS):
+        axes = torch.zeros(M.n, len(part), dtype=values.dtype, device=values.device)
+        axes[part, torch.arange(len(part))] = 1.0
+        values[part] = products(axes)[part, torch.arange(len(part))]
+    return values
+
+
+def _hutchinson(products: Products, probes: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """One unbiased estimate of the diagonal for each probe w: w * H w."""
+    return probes * products(probes)
+
+
+def _xdiag(products: Products, probes: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """One unbiased estimate for each probe, the subspace being that of all the others.
+
+    With Q an orthonormal basis of the products with the other probes, H = Q Q^T H + (the rest): of
+    the first the diagonal is known, of the rest the one probe left out gives Hutchinson's estimate.
+    """
+    products_of_probes = products(probes)
+    Q, R = torch.linalg.qr(products_of_probes)
+    HQ = products(Q)
+    estimates = []
+    for i in range(probes.shape[1]):
+        # The basis without probe i lies in the span of Q: only its coordinates are needed.
+        C = torch.linalg.qr(torch.cat([R[:, :i], R[:, i + 1 :]], dim=1)).Q
+        basis, image = Q @ C, HQ @ C
+        w = probes[:, i]
+        rest = products_of_probes[:, i] - basis @ (image.T @ w)
+        estimates.append((basis * image).sum(dim=1) + w * rest)
+    return torch.stack(estimates, dim=1)
+
+
+class LowRank(NamedTuple):
+    """H by its leading eigenvalues: H is about ``vectors @ diag(values) @ vectors.T``.
+
+    Attributes:
+        values: Eigenvalues, the largest in magnitude first, ``[rank]``.
+        vectors: Their eigenvectors as columns, ``[n, rank]``.
+        n_matvecs: Products with H that it took.
+    """
+
+    values: Float[Tensor, " rank"]
+    vectors: Float[Tensor, "n rank"]
+    n_matvecs: int
+
+    def diagonal(self) -> Float[Tensor, " n"]:
+        """H_cc of every component."""
+        return self.vectors.square() @ self.values
+
+    def rows(self, components: Tensor) -> Float[Tensor, "m n"]:
+        """Interactions of some components with all others."""
+        return self.vectors[components] * self.values @ self.vectors.T
+
+    def quadratic(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+        """The quadratic part of M at alpha: alpha^T H alpha / 2."""
+        return (alpha @ self.vectors).square() @ self.values / 2
+
+
+def low_rank(
+    M: PatchedMetric, rank: int = 8, seed: int = 0, alpha: Float[Tensor, " n"] | None = None
+) -> LowRank:
+    """The leading eigenvalues of the Hessian of M, by Lanczos iteration.
+
+    Args:
+        M: The metric.
+        rank: How many, largest in magnitude.
+        seed: Seed of the starting vector.
+        alpha: Where the Hessian is taken; 0 by default.
+
+    Raises:
+        ValueError: ``rank`` is not between 1 and the number of components less one.
+        TypeError: The model runs in half precision.
+
+    Source:
+        Lanczos (1950); ARPACK, through ``scipy.sparse.linalg.eigsh``.
+    """
+    if not 1 <= rank < M.n:
+        raise ValueError(f"rank must be between 1 and {M.n - 1}, not {rank}.")
+    products, n_matvecs = M.hessian_products(alpha), 0
+
+    def product(v: np.ndarray) -> np.ndarray:
+        nonlocal n_matvecs
+        v = torch.from_numpy(np.asarray(v, dtype=np.float64).reshape(M.n, -1))
+        n_matvecs += v.shape[1]
+        return products(v.to(M.delta_norm)).double().cpu().numpy()
+
+    operator = LinearOperator((M.n, M.n), matvec=product, matmat=product, dtype=np.float64)
+    start = np.random.default_rng(seed).standard_normal(M.n)
+    # Beyond the rounding of the products there is nothing to converge to.
+    tolerance = 10 * torch.finfo(M.delta_norm.dtype).eps
+    values, vectors = eigsh(operator, rank, which="LM", v0=start, tol=tolerance)
+    order = np.argsort(-np.abs(values))
+    return LowRank(
+        torch.from_numpy(values[order]).to(M.delta_norm),
+        torch.from_numpy(np.ascontiguousarray(vectors[:, order])).to(M.delta_norm),
+        n_matvecs,
+    )
+
+
+def spectrum(M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+    """All eigenvalues of the Hessian of M, the largest in magnitude first; n products.
+
+    Raises:
+        ValueError: So many components that the whole Hessian is no small matrix any more.
+        TypeError: The model runs in half precision.
+    """
+    if M.n > _LARGEST:
+        raise ValueError(
+            f"The whole Hessian of {M.n} components takes {M.n} products and "
+            f"{M.n**2 * 8 / 1e9:.1f} GB. Use low_rank for its leading eigenvalues."
+        )
+    H = M.hessian_products(alpha)(torch.eye(M.n)).double().cpu()
+    values = torch.linalg.eigvalsh((H + H.T) / 2)
+    return values[values.abs().argsort(descending=True)].to(M.delta_norm)
+
+
+def hessian_operator(
+    M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None
+) -> PyTorchLinearOperator:
+    """The Hessian of M as a linear operator of curvlinops, for its algorithms and for SciPy's.
+
+    Products with many vectors are made together: ``hessian_operator(M) @ V``.
+
+    Raises:
+        ModuleNotFoundError: curvlinops is not installed.
+        TypeError: The model runs in half precision.
+    """
+    try:
+        from curvlinops._torch_base import PyTorchLinearOperator
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "hessian_operator needs curvlinops: pip install --no-deps curvlinops-for-pytorch "
+            "einops einconv backpack-for-pytorch. The other functions of this module do not."
+        ) from error
+    products = M.hessian_products(alpha)
+
+    class HessianOfM(PyTorchLinearOperator):
+        SELF_ADJOINT = True
+        device, dtype = M.delta_norm.device, M.delta_norm.dtype
+
+        def _matmat(self, X: list[Tensor]) -> list[Tensor]:
+            return [products(X[0])]
+
+    return HessianOfM([(M.n,)], [(M.n,)])
