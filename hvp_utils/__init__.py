@@ -45,6 +45,15 @@ from hvp_utils.estimators import (
 )
 from hvp_utils.models import MODELS, ModelOrigin, as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
+from hvp_utils.plans import (
+    ModelSizes,
+    Plan,
+    measure_rate,
+    model_sizes,
+    pass_flops,
+    passes,
+    plan,
+)
 from hvp_utils.reliability import (
     ErrorBounds,
     Screen,
@@ -102,8 +111,10 @@ __all__ = [
     "Interval",
     "LowRank",
     "ModelOrigin",
+    "ModelSizes",
     "PairedTest",
     "PatchedMetric",
+    "Plan",
     "PromptPair",
     "ResolvedPair",
     "Screen",
@@ -144,10 +155,15 @@ __all__ = [
     "low_rank",
     "make_prompts",
     "measure_costs",
+    "measure_rate",
     "model_origin",
+    "model_sizes",
     "ms_hvp",
     "ms_hvp_median",
     "paired_bootstrap",
+    "pass_flops",
+    "passes",
+    "plan",
     "plots",
     "provenance",
     "quadratic_term",

@@ -1,4 +1,4 @@
-"""Command line: ``python -m hvp_utils sweep --help``."""
+"""Command line: ``python -m hvp_utils sweep --help`` and ``python -m hvp_utils plan --help``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hvp_utils import COMPONENT_KINDS, ESTIMATORS, MODELS, TASKS, stats
+from hvp_utils import COMPONENT_KINDS, ESTIMATORS, MODELS, TASKS, measure_rate, model_sizes, stats
+from hvp_utils import plan as make_plan
 from hvp_utils import sweep as run_sweep
+from hvp_utils.plans import batch_tokens
 
 # What a sweep can hold beside estimates of an effect.
 _NO_ESTIMATES = ("quadratic_without", "hessian_lipschitz")
@@ -81,6 +83,103 @@ def sweep(
             if name != "activation_patching" and not name.startswith(_NO_ESTIMATES):
                 error = stats.top_k_relative_error(results[name], truth, k).mean()
                 typer.echo(f"{name:>24}: top-{k} relative error {error:6.2f} %, mean over prompts")
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hugging Face id.")
+    ] = "smollm2-135m",
+    components: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(COMPONENT_KINDS)}; neurons is neurons_pre; neurons_pre:256 samples "
+            "256 a layer."
+        ),
+    ] = "heads",
+    estimators: Annotated[
+        str,
+        typer.Option(
+            help=f"Comma-separated: {', '.join(ESTIMATORS)}. A number sets the steps: ms_hvp:5."
+        ),
+    ] = "activation_patching,attribution_patching,hvp",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 20,
+    run: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens from the first difference of the prompts on; by default all."
+        ),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="FLOP/s of float32 matrix products, such as 4e13; measured if not given."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, ...; by default a GPU when there is one."),
+    ] = None,
+) -> None:
+    """Tell what estimators will cost, without loading the model.
+
+    Prints for each estimator its passes for one prompt, their price in runs with one component
+    patched, the time for all prompts, and the memory of each run.
+
+    Example: ``python -m hvp_utils plan --model llama-3.1-8b --components neurons --rate 4e13``
+    """
+    names = [name.strip() for name in estimators.split(",") if name.strip()]
+    kind, colon, count = components.partition(":")
+    components = ("neurons_pre" if kind == "neurons" else kind) + colon + count
+    try:
+        sizes, n_run = model_sizes(model), run or tokens
+        n = sizes.n_components(components, n_run)
+        speed = rate
+        if rate is None:
+            speed = measure_rate(device, sizes.d_model, sizes.d_mlp)
+        batch = max(1, batch_tokens(device) // n_run)
+        plans = make_plan(sizes, components, names, tokens, n_run, prompts, speed, batch_size=batch)
+    except (ValueError, TypeError, OSError) as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    source = "Measured" if rate is None else "Given"
+    typer.echo(
+        f"{model}, {components}: {n:,} components. Prompts: {prompts:,}, of {tokens} tokens "
+        f"each, {n_run} of them run.\n{source} rate: {speed:.2g} FLOP/s. "
+        f"Weights in float32: {_readable(4 * sizes.n_parameters, _BYTES)}.\n"
+    )
+    rows = [("estimator", "forward equivalents", "time", "memory of a run", "passes for a prompt")]
+    for p in plans:
+        rows.append(
+            (
+                p.estimator,
+                f"{p.forward_equivalents:,.1f}",
+                _readable(p.seconds, _TIMES),
+                _readable(p.run_bytes, _BYTES),
+                ", ".join(f"{count:,} {kind}" for kind, count in p.passes.items()),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *numbers, last in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
+        typer.echo("  ".join([name.ljust(widths[0]), *cells, last]))
+    typer.echo(
+        "\nThe times are those of the matrix products alone, at that rate. Attention's softmax, "
+        "norms, activation functions, the launching of operations and the preparation of a prompt "
+        "are left out. Real runs take longer: with the book's model on a CPU, two to three times "
+        "as long."
+    )
+
+
+_TIMES = {"ms": 1e-3, "s": 1, "min": 60, "h": 3600, "days": 86400}
+_BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+def _readable(amount: float, units: dict[str, float]) -> str:
+    """An amount in the largest unit that is not larger than it: ``3.2 h``."""
+    unit = max((u for u in units if units[u] <= amount), key=units.get, default=next(iter(units)))
+    return f"{amount / units[unit]:.3g} {unit}"
 
 
 if __name__ == "__main__":

@@ -225,8 +225,8 @@ class Screen(NamedTuple):
 
     @property
     def size(self) -> Float[Tensor, " n"]:
-        """How large an effect may be: the larger of its two estimates, in magnitude."""
-        return torch.maximum(self.first_order.abs(), (self.first_order + self.quadratic).abs())
+        """How large an effect may be: both its terms in magnitude, as if they did not cancel."""
+        return self.first_order.abs() + self.quadratic.abs()
 
 
 def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Screen:
@@ -246,7 +246,7 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
         g = M.along_axes(0.0, order=2)
         return Screen(g.slope, g.curvature / 2, torch.zeros_like(g.slope), {"curvature": M.n})
     sketch = diagonal(M, "xdiag", n_matvecs, seed)
-    passes = {"gradient": 1, "matvec": sketch.n_matvecs}
+    passes = {"gradient": 2, "matvec": sketch.n_matvecs}  # the slopes, and what products share
     return Screen(M.gradient(), sketch.values / 2, sketch.error / 2, passes)
 
 
@@ -298,7 +298,7 @@ def screen_flag_fix(
         n_matvecs: Products with the Hessian of a sketched screen.
         seed: Seed of a sketched screen.
         largest: Share of the components, from 0 to 1, that are flagged for their size: those with
-            the largest estimated effect, of the first or of the second order.
+            the largest ``|f_ap| + |q|``.
 
     Source:
         Zhang & Wang (2026), sections 3.3 and 4.4. (There the screen is counted as free.) The

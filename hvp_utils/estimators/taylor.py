@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -83,10 +84,20 @@ def ms_hvp_median(
 ) -> Float[Tensor, " m"]:
     """For each component the median of ``ms_hvp`` over several numbers of steps.
 
+    Points that they share are run once.
+
     Source:
         Zhang & Wang (2026), appendix D.1.
     """
-    return torch.stack([ms_hvp(M, k, components) for k in n_steps]).median(0).values
+    starts = {k: [Fraction(i, k) for i in range(require_whole(k))] for k in n_steps}
+    points = sorted(set().union(*starts.values()))
+    g = along_path(M, torch.tensor([float(t) for t in points]).double(), 2, components)
+    estimates = []
+    for k, its in starts.items():
+        rows = torch.tensor([points.index(t) for t in its])
+        slope, curvature = (d[rows].sum(0) for d in (g.slope, g.curvature))
+        estimates.append(slope / k + curvature / (2 * k**2))
+    return torch.stack(estimates).median(0).values
 
 
 def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
