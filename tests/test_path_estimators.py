@@ -326,9 +326,9 @@ def test_gauss_newton_keeps_the_curvature_of_the_metric_alone(architecture):
 def test_the_median_of_three_numbers_of_steps():
     M = metric("gemma3")
     three = torch.stack([ms_hvp(M, k) for k in (5, 10, 20)])
-    assert torch.equal(ms_hvp_median(M), three.sort(0).values[1])
+    assert_close(ms_hvp_median(M), three.sort(0).values[1], 1e-12)  # shared points, other batches
     assert len({int(three[:, c].argsort()[1]) for c in range(M.n)}) > 1  # not always the same one
-    assert torch.equal(ms_hvp_median(M, (5,)), three[0])
+    assert_close(ms_hvp_median(M, (5,)), three[0], 1e-12)
 
 
 # --- the curvature of the neuron itself ------------------------------------------------------

@@ -91,7 +91,8 @@ def ms_hvp_median(
     """
     starts = {k: [Fraction(i, k) for i in range(require_whole(k))] for k in n_steps}
     points = sorted(set().union(*starts.values()))
-    g = along_path(M, torch.tensor([float(t) for t in points]).double(), 2, components)
+    t = torch.tensor([float(point) for point in points], dtype=torch.float64)
+    g = along_path(M, t, 2, components)
     estimates = []
     for k, its in starts.items():
         rows = torch.tensor([points.index(t) for t in its])
