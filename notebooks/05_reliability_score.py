@@ -36,9 +36,9 @@ if "google.colab" in sys.modules and not os.path.exists("results"):
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
-second_model = "gemma-3-270m"  # loaded only if something is not stored
+second_model = "gemma-3-270m"  # to compare with: another one
 device = None  # None: a GPU when there is one
-n_prompts = {"ioi": 50, "factual": 55, "greater_than_01": 20}  # more are computed, and stored
+n_prompts = {"ioi": 50, "factual": 55, "greater_than_01": 100}  # more are computed, and stored
 
 # %%
 
@@ -70,6 +70,7 @@ from hvp_utils import (
 )
 
 plots.use_style()
+assert model_name != second_model, "Choose a second_model that is another one than model_name."
 
 # %% [markdown]
 # ## The score
@@ -86,8 +87,8 @@ plots.use_style()
 #   \eta = \frac{\text{bound on the remainder}}{|q|}.$$
 #
 # So $R$ promises something where $\eta$ is small, and nothing where it is large. The bound needs a constant of the
-# network, which the planned chapter 6 estimates. Here we can do without: the ratio of the true relative error to $R$ *is*
-# what the band is about, and it can be measured.
+# network, which [chapter 6](06_lipschitz_hessian.ipynb) estimates. Here we can do without: the ratio of the true relative
+# error to $R$ *is* what the band is about, and it can be measured.
 #
 # ## The data
 #
@@ -97,7 +98,7 @@ plots.use_style()
 
 # %% tags=["hide-input"]
 titles = {"ioi": "IOI", "factual": "Factual", "greater_than_01": "Greater-Than"}
-models = tuple(dict.fromkeys((model_name, second_model)))
+models = model_name, second_model
 runs = {}  # one record of [prompt, head] arrays for each model and task
 origin = []
 for name in models:

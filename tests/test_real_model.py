@@ -14,6 +14,7 @@ import pytest
 import reference
 import torch
 import xarray as xr
+from test_curvature import KnownHessian
 from transformer_lens import patching
 from transformer_lens.tools.analysis import attribution_patching as peer
 
@@ -22,7 +23,9 @@ from hvp_utils import (
     PatchedMetric,
     activation_patching,
     attribution_patching,
+    diagonal,
     find_estimator,
+    flag,
     hessian_lipschitz,
     hvp,
     linearised,
@@ -31,6 +34,7 @@ from hvp_utils import (
     ms_hvp,
     quadratic_term,
     reference_pair,
+    reliability_score,
     top_k_relative_error,
 )
 
@@ -132,6 +136,53 @@ def test_gemmas_reference_point(gemma):
     H = gemma.hessian_matvec(torch.eye(gemma.n)).double()
     squares = torch.linalg.eigvalsh((H + H.T) / 2).square().sort(descending=True).values
     assert 100 * (squares[:8].sum() / squares.sum()).item() == pytest.approx(98.15, abs=0.02)
+
+
+# --- sketches --------------------------------------------------------------------------------
+
+
+@functools.cache
+def reference_hessian(name):
+    """Slopes, Hessian in float64 and true effects of the reference pair, all heads."""
+    M = PatchedMetric(loaded(name), reference_pair())
+    H = M.hessian_matvec(torch.eye(M.n)).double()
+    return M.gradient().double(), (H + H.T) / 2, activation_patching(M).double()
+
+
+@pytest.mark.parametrize(("name", "most"), (("smollm2-135m", 0.05), ("gemma-3-270m", 0.08)))
+def test_32_products_know_all_quadratic_terms(name, most):
+    """The error of XDiag, in the 2-norm; and the products that it asks the model for are right."""
+    M, (_, H, _) = PatchedMetric(loaded(name), reference_pair()), reference_hessian(name)
+    exact = H.diagonal()
+    found = diagonal(M, "xdiag", 32, seed=0)
+    same = diagonal(KnownHessian(H), "xdiag", 32, seed=0)
+    assert torch.allclose(found.values.double(), same.values, atol=1e-3 * exact.abs().max().item())
+    errors = {
+        method: [
+            ((diagonal(KnownHessian(H), method, 32, s).values - exact).norm() / exact.norm()).item()
+            for s in range(5)
+        ]
+        for method in ("xdiag", "hutchinson")
+    }
+    assert np.median(errors["xdiag"]) <= most
+    assert np.median(errors["hutchinson"]) > 2 * np.median(errors["xdiag"])
+
+
+@pytest.mark.parametrize("name", ("smollm2-135m", "gemma-3-270m"))
+def test_48_products_find_what_not_to_trust(name):
+    """R above 0.1, among heads whose effect is at least 1 % of the largest; over 20 seeds."""
+    slope, H, truth = reference_hessian(name)
+    matters = truth.abs() >= 0.01 * truth.abs().max()
+    wanted = flag(reliability_score(slope, H.diagonal() / 2), 0.1) & matters
+    assert 5 < wanted.sum() < 0.8 * matters.sum()
+    recall, precision = [], []
+    for seed in range(20):
+        q = diagonal(KnownHessian(H), "xdiag", 48, seed).values / 2
+        found = flag(reliability_score(slope, q), 0.1) & matters
+        recall.append(((found & wanted).sum() / wanted.sum()).item())
+        precision.append(((found & wanted).sum() / found.sum()).item())
+    assert np.median(recall) >= 0.9
+    assert np.median(precision) >= 0.85
 
 
 # --- parts of the network ------------------------------------------------------------------------

