@@ -83,9 +83,10 @@ lint: $(READY) ## check style and format
 unit: $(READY) ## run the unit tests
 	$(call step,unit tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser')
 
-notebooks-check: $(READY) ## execute the committed notebooks again; no cell may fail
+notebooks-check: $(READY) ## execute the committed notebooks again, in a copy; no cell may fail
+	@mkdir -p _build && rm -rf _build/notebooks-check && cp -r notebooks _build/notebooks-check
 	$(call step,notebooks,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=600 notebooks/*.ipynb)
+		--nbval-cell-timeout=600 _build/notebooks-check/*.ipynb)
 
 site-clean: $(READY) ## build the site from nothing; every warning is an error
 	$(call step,site,rm -rf _build/html _build/.doctrees && $(BUILD))
