@@ -16,7 +16,23 @@ from hvp_utils.plans import batch_tokens
 # What a sweep can hold beside estimates of an effect.
 _NO_ESTIMATES = ("quadratic_without", "hessian_lipschitz")
 
+_Model = Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hugging Face id.")]
+_Estimators = Annotated[
+    str,
+    typer.Option(
+        help=f"Comma-separated: {', '.join(ESTIMATORS)}. A number sets the steps: ms_hvp:5."
+    ),
+]
+_Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...; by default a GPU when there is one.")
+]
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+
+def _listed(names: str) -> list[str]:
+    """What commas separate."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 @app.callback()
@@ -27,16 +43,9 @@ def main() -> None:
 
 @app.command()
 def sweep(
-    model: Annotated[
-        str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hugging Face id.")
-    ] = "smollm2-135m",
+    model: _Model = "smollm2-135m",
     task: Annotated[str, typer.Option(help=f"Task: {', '.join(TASKS)}.")] = "ioi",
-    estimators: Annotated[
-        str,
-        typer.Option(
-            help=f"Comma-separated: {', '.join(ESTIMATORS)}. A number sets the steps: ms_hvp:5."
-        ),
-    ] = "activation_patching,attribution_patching,hvp",
+    estimators: _Estimators = "activation_patching,attribution_patching,hvp",
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 20,
     components: Annotated[
         str,
@@ -55,9 +64,7 @@ def sweep(
     store: Annotated[Path, typer.Option(help="Folder of the result files (netCDF).")] = Path(
         "results"
     ),
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; by default a GPU when there is one.")
-    ] = None,
+    device: _Device = None,
 ) -> None:
     """Run estimators on many prompts and store the results.
 
@@ -67,7 +74,7 @@ def sweep(
 
     Example: ``python -m hvp_utils sweep --task ioi --estimators activation_patching,hvp,ms_hvp:5``
     """
-    names = [name.strip() for name in estimators.split(",") if name.strip()]
+    names = _listed(estimators)
     try:
         results = run_sweep(
             model, task, names, prompts, seed, direction, components, store, top, device
@@ -87,9 +94,7 @@ def sweep(
 
 @app.command()
 def plan(
-    model: Annotated[
-        str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hugging Face id.")
-    ] = "smollm2-135m",
+    model: _Model = "smollm2-135m",
     components: Annotated[
         str,
         typer.Option(
@@ -97,12 +102,7 @@ def plan(
             "256 a layer."
         ),
     ] = "heads",
-    estimators: Annotated[
-        str,
-        typer.Option(
-            help=f"Comma-separated: {', '.join(ESTIMATORS)}. A number sets the steps: ms_hvp:5."
-        ),
-    ] = "activation_patching,attribution_patching,hvp",
+    estimators: _Estimators = "activation_patching,attribution_patching,hvp",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 20,
     run: Annotated[
         int | None,
@@ -117,10 +117,7 @@ def plan(
             help="FLOP/s of float32 matrix products, such as 4e13; measured if not given."
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, ...; by default a GPU when there is one."),
-    ] = None,
+    device: _Device = None,
 ) -> None:
     """Tell what estimators will cost, without loading the model.
 
@@ -129,7 +126,7 @@ def plan(
 
     Example: ``python -m hvp_utils plan --model llama-3.1-8b --components neurons --rate 4e13``
     """
-    names = [name.strip() for name in estimators.split(",") if name.strip()]
+    names = _listed(estimators)
     kind, colon, count = components.partition(":")
     components = ("neurons_pre" if kind == "neurons" else kind) + colon + count
     try:

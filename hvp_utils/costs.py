@@ -66,7 +66,7 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
     if not M.delta_norm.any():
         raise ValueError("The two prompts give the same activations: there is no run to time.")
     which = torch.linspace(0, M.n - 1, min(sample, M.n)).long().unique()
-    products = M.hessian_products()
+    _, products = M.gradient_and_hessian()
     vectors = torch.ones(M.n, _N_VECTORS, dtype=M.delta_norm.dtype, device=M.delta_norm.device)
     tasks: dict[str, Callable[[], object]] = {
         "forward": lambda: M.along_axes(0.5, 0, which),

@@ -36,11 +36,13 @@ class Diagonal(NamedTuple):
         values: H_cc, twice the quadratic term of component c.
         error: Standard error of each; 0 where the value is exact.
         n_matvecs: Products with H that it took.
+        slopes: The gradient of M at the same point, which comes with the products.
     """
 
     values: Float[Tensor, " n"]
     error: Float[Tensor, " n"]
     n_matvecs: int
+    slopes: Float[Tensor, " n"]
 
 
 def diagonal(
@@ -74,8 +76,8 @@ def diagonal(
     moving = M.delta_norm > 0
     if method == "exact" or n_matvecs >= moving.sum():
         # With as many products as components, each may as well have its own.
-        values = _exact(M, moving, alpha)
-        return Diagonal(values, torch.zeros_like(values), int(moving.sum()))
+        slopes, values = _exact(M, moving, alpha)
+        return Diagonal(values, torch.zeros_like(values), int(moving.sum()), slopes)
     least, step = (4, 2) if method == "xdiag" else (2, 1)
     if n_matvecs < least or n_matvecs % step:
         raise ValueError(
@@ -87,21 +89,24 @@ def diagonal(
         0, 2, (M.n, n_matvecs // step), generator=torch.Generator().manual_seed(seed)
     )
     probes = (2 * signs - 1).to(M.delta_norm) * moving[:, None]
-    products = M.hessian_products(alpha)
+    slopes, products = M.gradient_and_hessian(alpha)
     estimates = (_xdiag if method == "xdiag" else _hutchinson)(products, probes)
     error = estimates.std(dim=1) / estimates.shape[1] ** 0.5
-    return Diagonal(estimates.mean(dim=1), error, n_matvecs)
+    return Diagonal(estimates.mean(dim=1), error, n_matvecs, slopes)
 
 
-def _exact(M: PatchedMetric, moving: Tensor, alpha: Tensor | None) -> Float[Tensor, " n"]:
+def _exact(M: PatchedMetric, moving: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Slopes and curvatures."""
     if alpha is None:
-        return M.along_axes(0.0, order=2).curvature
-    products, values = M.hessian_products(alpha), torch.zeros_like(M.delta_norm)
+        g = M.along_axes(0.0, order=2)
+        return g.slope, g.curvature
+    slopes, products = M.gradient_and_hessian(alpha)
+    values = torch.zeros_like(M.delta_norm)
     for part in moving.nonzero()[:, 0].split(_COLUMNS):
         axes = torch.zeros(M.n, len(part), dtype=values.dtype, device=values.device)
         axes[part, torch.arange(len(part))] = 1.0
         values[part] = products(axes)[part, torch.arange(len(part))]
-    return values
+    return slopes, values
 
 
 def _hutchinson(products: Products, probes: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
@@ -175,7 +180,7 @@ def low_rank(
     """
     if not 1 <= rank < M.n:
         raise ValueError(f"rank must be between 1 and {M.n - 1}, not {rank}.")
-    products, n_matvecs = M.hessian_products(alpha), 0
+    (_, products), n_matvecs = M.gradient_and_hessian(alpha), 0
 
     def product(v: np.ndarray) -> np.ndarray:
         nonlocal n_matvecs
@@ -208,7 +213,7 @@ def spectrum(M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None) -> Floa
             f"The whole Hessian of {M.n} components takes {M.n} products and "
             f"{M.n**2 * 8 / 1e9:.1f} GB. Use low_rank for its leading eigenvalues."
         )
-    H = M.hessian_products(alpha)(torch.eye(M.n)).double().cpu()
+    H = M.hessian_matvec(torch.eye(M.n), alpha).double().cpu()
     values = torch.linalg.eigvalsh((H + H.T) / 2)
     return values[values.abs().argsort(descending=True)].to(M.delta_norm)
 
@@ -231,7 +236,7 @@ def hessian_operator(
             "hessian_operator needs curvlinops: pip install --no-deps curvlinops-for-pytorch "
             "einops einconv backpack-for-pytorch. The other functions of this module do not."
         ) from error
-    products = M.hessian_products(alpha)
+    _, products = M.gradient_and_hessian(alpha)
 
     class HessianOfM(PyTorchLinearOperator):
         SELF_ADJOINT = True

@@ -41,6 +41,11 @@ Direction = Literal["denoising", "noising"]
 _TOKENS_PER_BATCH = {"cpu": 224, "cuda": 16384}
 
 
+def tokens_per_batch(device: str) -> int:
+    """Tokens that are run together by default on a kind of device."""
+    return _TOKENS_PER_BATCH.get(device, _TOKENS_PER_BATCH["cpu"])
+
+
 class AxisDerivatives(NamedTuple):
     """g_c(t) and its derivatives, one number per component; those not asked for are ``None``."""
 
@@ -142,8 +147,7 @@ class PatchedMetric:
         )
         self._offsets = [0, *itertools.accumulate(sizes[:-1])]
         self._dtype, self._device = self.delta_norm.dtype, device
-        tokens = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
-        self.batch_size = batch_size or max(1, tokens // self.n_run)
+        self.batch_size = batch_size or max(1, tokens_per_batch(device.type) // self.n_run)
 
     # --- M and its derivatives at any point ----------------------------------------------------
 
@@ -176,14 +180,15 @@ class PatchedMetric:
             V: One or many directions, as columns.
             alpha: Where the Hessian is taken; 0 by default.
         """
-        return self.hessian_products(alpha)(V)
+        return self.gradient_and_hessian(alpha)[1](V)
 
-    def hessian_products(
+    def gradient_and_hessian(
         self, alpha: Float[Tensor, " n"] | None = None
-    ) -> Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]:
-        """``hessian_matvec`` at one point, with its run and first backward pass made once.
+    ) -> tuple[Float[Tensor, " n"], Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]]:
+        """The gradient at one point, and ``hessian_matvec`` there, which share its run.
 
-        For algorithms that ask for products again and again. What it returns holds on to that run.
+        For algorithms that ask for products again and again: run and first backward pass are made
+        once. The second thing returned holds on to them.
         """
         self._require_full_precision()
         points = self._rows(self._zeros() if alpha is None else alpha).detach()
@@ -203,7 +208,7 @@ class PatchedMetric:
 
             return torch.cat(list(self._map(products_of, V.shape[1]))).T
 
-        return products
+        return torch.cat(slopes, dim=1)[0].detach(), products
 
     def hvp(
         self, v: Float[Tensor, " n"], alpha: Float[Tensor, " n"] | None = None

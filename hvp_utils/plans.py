@@ -29,7 +29,7 @@ from hvp_utils.components import COMPONENT_KINDS
 from hvp_utils.estimators import find_estimator
 from hvp_utils.estimators.integrals import _quadrature
 from hvp_utils.models import MODELS, _explain_hub_error, _require_on_hub, _resolve_device
-from hvp_utils.patched_metric import _TOKENS_PER_BATCH
+from hvp_utils.patched_metric import tokens_per_batch
 from hvp_utils.suffix_run import full_precision
 
 __all__ = ["ModelSizes", "Plan", "measure_rate", "model_sizes", "pass_flops", "passes", "plan"]
@@ -232,7 +232,6 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
             raise ValueError(f"xdiag needs an even number of products of at least 4, not {k}.")
         else:
             found["gradient"], found["matvec"] = 1, k
-        found["gradient"] += 1  # the slopes
     else:
         raise NotImplementedError(f"It is not known what {stem!r} runs.")
     return {name: count for name, count in found.items() if count}
@@ -371,7 +370,7 @@ def plan(
 def batch_tokens(device: str | torch.device | None = None) -> int:
     """Tokens that are run together by default on a device, which need not be there."""
     name = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return _TOKENS_PER_BATCH.get(name.partition(":")[0], _TOKENS_PER_BATCH["cpu"])
+    return tokens_per_batch(name.partition(":")[0])
 
 
 def measure_rate(

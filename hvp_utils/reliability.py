@@ -246,8 +246,8 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
         g = M.along_axes(0.0, order=2)
         return Screen(g.slope, g.curvature / 2, torch.zeros_like(g.slope), {"curvature": M.n})
     sketch = diagonal(M, "xdiag", n_matvecs, seed)
-    passes = {"gradient": 2, "matvec": sketch.n_matvecs}  # the slopes, and what products share
-    return Screen(M.gradient(), sketch.values / 2, sketch.error / 2, passes)
+    passes = {"gradient": 1, "matvec": sketch.n_matvecs}
+    return Screen(sketch.slopes, sketch.values / 2, sketch.error / 2, passes)
 
 
 _screen = screen  # for where an argument has that name

@@ -8,6 +8,7 @@ from tiny_models import tiny_model, tiny_pair
 
 from hvp_utils import Costs, PatchedMetric, measure_costs
 
+# Primes, so that no price can pass for another.
 COSTS = Costs(
     gradient=2.0,
     curvature=3.0,

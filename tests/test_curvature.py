@@ -39,14 +39,17 @@ class KnownHessian:
         self.delta_norm = torch.ones(self.n, dtype=H.dtype) if moving is None else moving
         self.n_products = self.n_points = 0
 
-    def hessian_products(self, alpha=None):
+    def gradient_and_hessian(self, alpha=None):
         self.n_points += 1
 
         def products(V):
             self.n_products += V.shape[1]
             return self.H @ V.to(self.H)
 
-        return products
+        return torch.zeros_like(self.delta_norm), products
+
+    def hessian_matvec(self, V, alpha=None):
+        return self.gradient_and_hessian(alpha)[1](V)
 
 
 def known(n=60, rank=None, seed=0, tail=1e-2):
@@ -72,9 +75,12 @@ def test_the_exact_diagonal_equals_the_slow_reference(architecture, kind, random
     slow = reference.Problem(bridge, pair, kind)
     assert_close(found.values, reference.along_axes(slow, 0.0)[2])
     assert (found.error == 0).all() and found.n_matvecs == M.n
+    assert_close(found.slopes, M.gradient())
     alpha = random(M.n)
     H = reference.hessian_products(slow, torch.eye(M.n, dtype=torch.float64), alpha)
-    assert_close(diagonal(M, "exact", alpha=alpha).values, H.diagonal())
+    there = diagonal(M, "exact", alpha=alpha)
+    assert_close(there.values, H.diagonal())
+    assert_close(there.slopes, M.gradient(alpha))
 
 
 def test_xdiag_equals_curvlinops_with_the_same_probes(monkeypatch):

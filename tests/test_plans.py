@@ -115,7 +115,7 @@ def what_runs(M, estimator, monkeypatch):
     """The passes that an estimator makes on M, told from the calls it makes."""
     found, rows, products = Counter(), [], []
     along_axes, gradient, traced = M.along_axes, M.gradient, M.traced
-    hessian_products, hessian_delta = M.hessian_products, M.hessian_delta
+    gradient_and_hessian, hessian_delta = M.gradient_and_hessian, M.hessian_delta
     logits, batched = M.run.logits, patched_metric._batched_derivative
 
     def spy_along_axes(t=0.0, order=2, components=None):
@@ -140,14 +140,14 @@ def what_runs(M, estimator, monkeypatch):
         found["gradient"] += 1
         return traced(*args, **kwargs)
 
-    def spy_hessian_products(alpha=None):
-        product = hessian_products(alpha)
+    def spy_gradient_and_hessian(alpha=None):
+        slopes, product = gradient_and_hessian(alpha)
 
         def spy(V):
             found["matvec"] += V.shape[1]
             return product(V)
 
-        return spy
+        return slopes, spy
 
     def spy_hessian_delta(t=0.0, components=None):
         found["curvature_on_path"] += M.n if components is None else len(components)
@@ -162,7 +162,7 @@ def what_runs(M, estimator, monkeypatch):
         return batched(values, by, directions)
 
     with monkeypatch.context() as patch:
-        for name in ("along_axes", "gradient", "traced", "hessian_products", "hessian_delta"):
+        for name in ("along_axes", "gradient", "traced", "gradient_and_hessian", "hessian_delta"):
             patch.setattr(M, name, locals()[f"spy_{name}"])
         patch.setattr(M.run, "logits", spy_logits)
         patch.setattr(patched_metric, "_batched_derivative", spy_batched)
@@ -245,7 +245,7 @@ def counted(M, which):
     found["gradient"] = operations(M.gradient)
     at_0 = operations(lambda: M.along_axes(0.0, 2, which))
     found["curvature"] = (at_0 - found["gradient"]) / len(which)
-    products, V = M.hessian_products(), torch.ones(M.n, 3, dtype=M.delta_norm.dtype)
+    products, V = M.gradient_and_hessian()[1], torch.ones(M.n, 3, dtype=M.delta_norm.dtype)
     found["matvec"] = operations(lambda: products(V)) / 3
     return found
 

@@ -16,6 +16,7 @@ published ones and always hold a run with the defaults.
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -222,7 +223,7 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
         fresh, done = Path(folder, "fresh.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(convert(source), fresh)
         second = papermill.inspect_notebook(str(fresh)).get("second_model", {})
-        if second.get("default") == repr(model).replace("'", '"'):
+        if second.get("default") == json.dumps(model):
             parameters["second_model"] = DEFAULT_MODEL  # a chapter compares two different ones
         start = time.perf_counter()
         try:

@@ -131,7 +131,8 @@ def sketched_hvp(
         ValueError: An odd or too small number of products.
         TypeError: The model runs in half precision.
     """
-    return only(M.gradient() + diagonal(M, "xdiag", n_matvecs, seed).values / 2, components)
+    sketch = diagonal(M, "xdiag", n_matvecs, seed)
+    return only(sketch.slopes + sketch.values / 2, components)
 
 
 def quadratic_without(
