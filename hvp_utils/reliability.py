@@ -244,7 +244,8 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
     """
     if n_matvecs is None:
         g = M.along_axes(0.0, order=2)
-        return Screen(g.slope, g.curvature / 2, torch.zeros_like(g.slope), {"curvature": M.n})
+        passes = {"gradient": 1, "curvature": M.n}
+        return Screen(g.slope, g.curvature / 2, torch.zeros_like(g.slope), passes)
     sketch = diagonal(M, "xdiag", n_matvecs, seed)
     passes = {"gradient": 1, "matvec": sketch.n_matvecs}
     return Screen(sketch.slopes, sketch.values / 2, sketch.error / 2, passes)
@@ -333,7 +334,7 @@ def screen_flag_fix(
                 known = (value, found.first_order, 2 * found.quadratic)
                 at_base = AxisDerivatives(*(d[flagged] for d in known))
             else:
-                passes["curvature"] += len(which)
+                passes += Counter(gradient=1, curvature=len(which))
             estimates[flagged] = ms_hvp(M, n_steps, which, at_base)
             passes["curvature_on_path"] += (n_steps - 1) * len(which)
         else:

@@ -216,7 +216,7 @@ Markdown(
 | --- | ---: |
 | exact activation patching (a forward) | 1 |
 | slope (a forward and a backward) | {costs.slope_on_path:.1f} |
-| HVP (slope and curvature at $t = 0$, one run shared by all) | **{costs.curvature:.1f}** |
+| HVP: curvature at $t = 0$, beside the gradient that all share | **{costs.curvature:.1f}** |
 | slope and curvature elsewhere on the axis (a forward and two backwards) | {costs.curvature_on_path:.1f} |
 | MS-HVP with K steps | {costs.curvature:.1f} + {costs.curvature_on_path:.1f} × (K − 1) |
 

@@ -278,7 +278,7 @@ for ax, name in zip(axes, models, strict=True):
         [ends[0], 1], ends[0], 1, color="#999999", alpha=0.25, lw=0, label="float32 cannot tell"
     )
     ax.set_title(
-        f"{name}: fails for {failures[name]} of {n_counting[name]} outside the corner",
+        f"{name}: {failures[name]} of {n_counting[name]} fail",
         fontsize=11,
         weight="normal",
     )
@@ -296,7 +296,7 @@ _ = fig.suptitle(
 )
 
 # %% [markdown]
-# On and below the line the bound holds. In the grey corner both numbers are at the level of rounding: the cloud no longer
+# On and below the line the bound holds; the panels count what fails outside the grey corner. In the corner both numbers are at the level of rounding: the cloud no longer
 # follows the line but turns flat, and on which side a point lies means nothing. Here are the numbers of the figure.
 
 # %% tags=["hide-input"]
@@ -546,7 +546,7 @@ for column, name in zip(axes.T, models, strict=True):
 for row in (0, 2):
     axes[row, 1].legend(fontsize=9, ncols=2)
 _ = fig.suptitle(
-    f"{titles[first_task]}: L_H follows a length, the stream's in one model and the head outputs' in the other",
+    f"{titles[first_task]}: L_H follows a length, of the stream or of the head outputs",
     weight="bold",
     x=0.01,
     ha="left",

@@ -46,8 +46,7 @@ n_many = {"ioi": 50, "greater_than_01": 100, "factual": 55}  # prompts for AP an
 n_one_template = 10  # prompts for queries and keys
 
 # %%
-import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,7 +55,6 @@ from IPython.display import Markdown
 
 from hvp_utils import (
     Claim,
-    Costs,
     PatchedMetric,
     atp_star,
     bootstrap_ci,
@@ -68,6 +66,7 @@ from hvp_utils import (
     make_prompts,
     measure_costs,
     paired_bootstrap,
+    passes,
     plots,
     reference_pair,
     sweep,
@@ -108,81 +107,51 @@ assert model_name != second_model, "Choose a second_model that is another one th
 #
 # The five heads with the largest true effects, on 20 prompts of each of three tasks and on two models. The error is the
 # paper's *top-5 relative error*: the mean absolute error on these five heads, in percent of the range of all true effects
-# of the prompt. For each method we write down what it has to run for one component. A gradient at $t = 0$ serves all
-# components at once. The paper counts backward passes instead.
+# of the prompt. What each method has to run, `passes` of the package knows. A gradient at $t = 0$ serves all components at
+# once. The paper counts backward passes instead.
 
 
 # %% tags=["hide-input"]
-@dataclass
-class Method:
+class Method(NamedTuple):
     label: str
     family: str
     paper: str = "–"  # the paper's count, in backward passes
-    gradients: int = 0  # at t = 0, shared by all components
-    curvature: int = 0  # at t = 0
-    slope_on_path: int = 0
-    curvature_on_path: int = 0
-    third: int = 0  # third derivatives at t = 0
 
 
-def n_curvatures(points):
-    """How many different places the square grid of Integrated Hessians has on the axis."""
-    return len(np.unique(np.outer(points, points).round(12)))
+def ig(points, rule):
+    return Method(f"IG, {rule}, {points} points", "slopes along the way", f"{points}")
 
 
-def ig(points, rule, slopes, gradients=0):
-    return Method(
-        f"IG, {rule}, {points} points", "slopes along the way", f"{points}", gradients, 0, slopes
-    )
+def ih(label, paper):
+    return Method(f"IH, {label}", "Integrated Hessians", paper)
 
 
-def ih(label, curvatures, paper):
-    return Method(f"IH, {label}", "Integrated Hessians", paper, 1, curvature_on_path=curvatures)
-
-
-def ms(k):
-    return Method(f"MS-HVP, K = {k}", "MS-HVP", f"{2 * k}", curvature=1, curvature_on_path=k - 1)
-
-
-# 0 gradients of AtP* stands for one per layer.
 by_gradient = {
-    "attribution_patching": Method("attribution patching", "one gradient", "1", 1),
-    "gim": Method("GIM", "another gradient", "1", 1),
-    "relp": Method("RelP", "another gradient", "–", 1),
-    "atp_star": Method("AtP*", "another gradient", "–", 0),
+    "attribution_patching": Method("attribution patching", "one gradient", "1"),
+    "gim": Method("GIM", "another gradient", "1"),
+    "relp": Method("RelP", "another gradient"),
+    "atp_star": Method("AtP*", "another gradient"),
 }
 on_axis = {
-    "hvp": Method("HVP", "Taylor", "2", curvature=1),
-    "finite_difference_hvp": Method(
-        "finite differences, ε = 0.01", "Taylor", "–", 1, slope_on_path=1
-    ),
-    "two_ends": Method("slopes at both ends", "slopes along the way", "–", 1, slope_on_path=1),
-    "third_order": Method("third order", "Taylor", "–", third=1),
-    "gauss_newton": Method("Gauss–Newton", "Taylor", "–", curvature=1),
-    **{f"ms_hvp:{k}": ms(k) for k in (2, 5, 10)},
-    "ms_hvp_median": Method(
-        "MS-HVP, median of K = 5, 10, 20", "MS-HVP", "40", curvature=1, curvature_on_path=19
-    ),
-    "integrated_gradients:5:midpoint": ig(5, "midpoint", 5),
-    "integrated_gradients:5:gausslegendre": ig(5, "Gauss–Legendre", 5),
-    "integrated_gradients:10:left": ig(10, "left", 9, 1),
-    "integrated_gradients:10:right": ig(10, "right", 10),
-    "integrated_gradients:10:trapezoid": ig(10, "trapezoid", 9, 1),
-    "integrated_gradients:10:midpoint": ig(10, "midpoint", 10),
-    "integrated_gradients:10:gausslegendre": ig(10, "Gauss–Legendre", 10),
-    "integrated_gradients:35:right": ig(35, "right", 35),
-    "integrated_hessians:5": ih("pairwise, path of 5", 5, "10"),
-    "integrated_hessians:3:grid:pairwise:right": ih(
-        "pairwise, 3×3 grid", n_curvatures(np.arange(1, 4) / 3), "18"
-    ),
-    "integrated_hessians:5:grid:pairwise:right": ih(
-        "pairwise, 5×5 grid", n_curvatures(np.arange(1, 6) / 5), "50"
-    ),
-    "integrated_hessians:5:grid:complete:gausslegendre": ih(
-        "complete, 5×5 Gauss–Legendre",
-        n_curvatures(np.polynomial.legendre.leggauss(5)[0] / 2 + 0.5),
-        "–",
-    ),
+    "hvp": Method("HVP", "Taylor", "2"),
+    "finite_difference_hvp": Method("finite differences, ε = 0.01", "Taylor"),
+    "two_ends": Method("slopes at both ends", "slopes along the way"),
+    "third_order": Method("third order", "Taylor"),
+    "gauss_newton": Method("Gauss–Newton", "Taylor"),
+    **{f"ms_hvp:{k}": Method(f"MS-HVP, K = {k}", "MS-HVP", f"{2 * k}") for k in (2, 5, 10)},
+    "ms_hvp_median": Method("MS-HVP, median of K = 5, 10, 20", "MS-HVP", "40"),
+    "integrated_gradients:5:midpoint": ig(5, "midpoint"),
+    "integrated_gradients:5:gausslegendre": ig(5, "Gauss–Legendre"),
+    "integrated_gradients:10:left": ig(10, "left"),
+    "integrated_gradients:10:right": ig(10, "right"),
+    "integrated_gradients:10:trapezoid": ig(10, "trapezoid"),
+    "integrated_gradients:10:midpoint": ig(10, "midpoint"),
+    "integrated_gradients:10:gausslegendre": ig(10, "Gauss–Legendre"),
+    "integrated_gradients:35:right": ig(35, "right"),
+    "integrated_hessians:5": ih("pairwise, path of 5", "10"),
+    "integrated_hessians:3:grid:pairwise:right": ih("pairwise, 3×3 grid", "18"),
+    "integrated_hessians:5:grid:pairwise:right": ih("pairwise, 5×5 grid", "50"),
+    "integrated_hessians:5:grid:complete:gausslegendre": ih("complete, 5×5 Gauss–Legendre", "–"),
 }
 methods = by_gradient | on_axis
 
@@ -233,38 +202,21 @@ Markdown(
 
 
 # %% tags=["hide-input"]
-def third_order_price(M, costs, sample=24):
-    """Forward equivalents of the first three derivatives of one component at t = 0."""
-    which = torch.linspace(0, M.n - 1, sample).long().unique()
-    tries = []
-    for _ in range(2):
-        started = time.perf_counter()
-        M.along_axes(0.0, 3, which).third.sum().item()
-        tries.append(time.perf_counter() - started)
-    return min(tries) / len(which) / costs.seconds
-
-
-def price_of(method, costs: Costs, third, n, n_layers):
-    passes = {
-        "gradient": (method.gradients or n_layers * (method.label == "AtP*")) / n,
-        "curvature": method.curvature,
-        "slope_on_path": method.slope_on_path,
-        "curvature_on_path": method.curvature_on_path,
-    }
-    return costs.price(passes) + method.third * third
+def price_of(method, costs, n, n_layers):
+    """Forward equivalents for one of n heads."""
+    # Two slopes, whatever the step of a finite difference.
+    name = "finite_difference_hvp" if method == "two_ends" else method
+    return costs.price(passes(name, n, n_layers)) / n
 
 
 price, rows = {}, []
 for name in models:
     M = PatchedMetric(load_model(name, device=device), reference_pair())
     costs = measure_costs(M, sample=24, repeats=3)
-    third = third_order_price(M, costs)
-    price[name] = {
-        key: price_of(m, costs, third, M.n, M.model.cfg.n_layers) for key, m in methods.items()
-    }
+    price[name] = {key: price_of(key, costs, M.n, M.model.cfg.n_layers) for key in methods}
     rows.append(
         f"| {name} | {costs.gradient / M.n:.2f} | {costs.curvature:.1f} | {costs.slope_on_path:.1f} | "
-        f"{costs.curvature_on_path:.1f} | {third:.1f} |"
+        f"{costs.curvature_on_path:.1f} | {costs.third:.1f} |"
     )
     if name == model_name:  # a finite difference over the whole way is the trapezoidal rule
         some = torch.arange(0, M.n, M.n // 8)

@@ -62,6 +62,7 @@ from hvp_utils import (
     flag,
     load_model,
     measure_costs,
+    passes,
     paired_bootstrap,
     plots,
     reference_pair,
@@ -130,7 +131,7 @@ rows = [
         for fix, s in screened.items()
     ),
     f"| HVP for every head | {M.n} | {top_5_error(start.slope + start.curvature / 2):.2f} | "
-    f"{costs[model_name].price({'curvature': M.n}):.0f} |",
+    f"{costs[model_name].price(passes('hvp', M.n, M.model.cfg.n_layers)):.0f} |",
     f"| exact patching of every head | {M.n} | 0 | {M.n} |",
 ]
 flagged_labels = [M.labels[c] for c in (flag(R, tau) & (truth.abs() > 0.5)).nonzero()[:, 0].cpu()]
@@ -544,9 +545,14 @@ for name in models[1:]:
     del second
 
 
-def per_head(name, **passes):
+def per_head(name, **ran):
     """Price in forward equivalents, divided by the number of heads."""
-    return costs[name].price(passes) / n_heads[name]
+    return costs[name].price(ran) / n_heads[name]
+
+
+def full_screen(name):
+    """What slope and curvature of every head take: one gradient for all, a curvature for each."""
+    return {"gradient": 1, "curvature": n_heads[name]}
 
 
 Markdown(
@@ -558,7 +564,7 @@ Markdown(
             *(
                 f"| {name} | {costs[name].gradient:.0f} | {costs[name].curvature:.1f} | "
                 f"{costs[name].curvature_on_path:.1f} | 1 | "
-                f"{costs[name].price({'curvature': n_heads[name]}):.0f} | {n_heads[name]} |"
+                f"{n_heads[name] * per_head(name, **full_screen(name)):.0f} | {n_heads[name]} |"
                 for name in models
             ),
         ]
@@ -583,7 +589,7 @@ STRATEGIES = {  # label: rule, fix, look
 def prices(name, rule, fix):
     """Cost per head for each number of flagged heads, screen included."""
     by_size = rule == "|f_AP|"
-    screen = {"gradient": 1} if by_size else {"curvature": n_heads[name]}
+    screen = {"gradient": 1} if by_size else full_screen(name)
     each = {
         "f": {"forward": 1},
         "ms_hvp:5": {"curvature_on_path": 4},
@@ -606,17 +612,17 @@ for ax, name in zip(axes[0], models, strict=True):
     n = n_heads[name]
     points = {
         "attribution patching": ({"gradient": 1}, nothing[name].mean(), "s", "#D55E00"),
-        "HVP of every head": ({"curvature": n}, full_errors[name, "hvp"], "^", "#0072B2"),
+        "HVP of every head": (full_screen(name), full_errors[name, "hvp"], "^", "#0072B2"),
         "MS-HVP of every head": (
-            {"curvature": n, "curvature_on_path": 4 * n},
+            full_screen(name) | {"curvature_on_path": 4 * n},
             full_errors[name, "ms_hvp:5"],
             "D",
             "#009E73",
         ),
     }
     look = dict(ms=8, mec="white", ls="none", zorder=5)
-    for label, (passes, error, marker, colour) in points.items():
-        ax.plot(per_head(name, **passes), error, marker, color=colour, label=label, **look)
+    for label, (ran, error, marker, colour) in points.items():
+        ax.plot(per_head(name, **ran), error, marker, color=colour, label=label, **look)
     ax.plot(
         1,
         0,
@@ -965,9 +971,7 @@ for key in combos:
     median_cut[key] = np.median(100 - summed_error(run, run["R"] > at, "hvp"))
 loose = [np.median(promised[(*key, tau)][1] / promised[(*key, tau)][0]) for key in combos]
 kept = {key: tests[("hvp", *key)]["kept"] for key in gains}
-overhead = {
-    name: costs[name].price({"curvature": n_heads[name]}) / costs[name].gradient for name in models
-}
+overhead = {name: costs[name].price(full_screen(name)) / costs[name].gradient for name in models}
 Markdown(
     f"""* The fix matters more than the flag. HVP for every head leaves
   {" and ".join(f"{full_errors[name, 'hvp'] / nothing[name].mean():.0%}" for name in models)} of the top-5 error of
@@ -1074,9 +1078,7 @@ claims = [
         paper="a part of the cost of full HVP",
         source="section 4.4; Table 14",
         here="the same cost: the score of every head contains its HVP",
-        verdict=verdict(
-            screened["hvp"].cost < costs[model_name].price({"curvature": n_heads[model_name]})
-        ),
+        verdict=verdict(screened["hvp"].cost < costs[model_name].price(full_screen(model_name))),
         rule="screen and fix together cost less than HVP of every head",
     ),
     Claim(

@@ -432,9 +432,9 @@ def test_what_is_flagged_is_fixed_and_nothing_else(architecture, fix, kind):
         "ms_hvp": {"curvature_on_path": 2 * m},
         "activation_patching": {"forward": m},
     }
-    assert found.passes == {"curvature": M.n} | extra[fix]
+    assert found.passes == {"gradient": 1, "curvature": M.n} | extra[fix]
     assert found.cost == COSTS.price(found.passes)
-    assert found.cost == 3 * M.n + {"hvp": 0, "ms_hvp": 14 * m, "activation_patching": m}[fix]
+    assert found.cost == 2 + 3 * M.n + {"hvp": 0, "ms_hvp": 14 * m, "activation_patching": m}[fix]
 
 
 @pytest.mark.parametrize("fix", FIXES)
@@ -446,7 +446,8 @@ def test_the_two_ends_of_the_threshold(fix):
     nothing = screen_flag_fix(M, math.inf, fix, n_steps=3, costs=COSTS)
     assert not nothing.flagged.any()
     assert_close(nothing.estimates, attribution_patching(M), 1e-11)
-    assert nothing.passes == {"curvature": M.n} and nothing.cost == 3 * M.n
+    assert nothing.passes == {"gradient": 1, "curvature": M.n}
+    assert nothing.cost == 2 + 3 * M.n
 
 
 @pytest.mark.parametrize("fix", FIXES)
@@ -475,7 +476,7 @@ def test_a_screen_is_exact_or_sketched():
     exact, sketched = screen(M, None), screen(M, 10, seed=3)
     assert_close(exact.first_order, first)
     assert_close(exact.quadratic, q)
-    assert (exact.error == 0).all() and exact.passes == {"curvature": M.n}
+    assert (exact.error == 0).all() and exact.passes == {"gradient": 1, "curvature": M.n}
     assert_close(sketched.first_order, first)
     of_diagonal = diagonal(M, "xdiag", 10, seed=3)
     assert_close(sketched.quadratic, of_diagonal.values / 2, 1e-12)
@@ -504,7 +505,7 @@ def test_a_sketched_screen(fix):
     m = int(found.flagged.sum())
     extra = {
         "hvp": {},
-        "ms_hvp": {"curvature": m, "curvature_on_path": 2 * m},
+        "ms_hvp": {"gradient": 2, "curvature": m, "curvature_on_path": 2 * m},
         "activation_patching": {"forward": m},
     }
     assert found.passes == {"gradient": 1, "matvec": 10} | extra[fix]
@@ -536,7 +537,7 @@ def test_prices_are_measured_when_none_are_given(monkeypatch):
     M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
     seen = []
     monkeypatch.setattr(hvp_utils.reliability, "measure_costs", lambda M: seen.append(M) or COSTS)
-    assert screen_flag_fix(M, math.inf).cost == 3 * M.n
+    assert screen_flag_fix(M, math.inf).cost == 2 + 3 * M.n
     assert seen == [M]
     screen_flag_fix(M, math.inf, costs=COSTS)
     assert seen == [M]

@@ -40,6 +40,8 @@ BASELINES = (
 
 # Where the quadratic term comes from: what is left of it without one kind of operation.
 WITHOUT = tuple(f"quadratic_without:{kind}" for kind in NONLINEARITIES)
+# What chapter 10 compares: all curvatures from a few products with the Hessian.
+SKETCHES = tuple(f"sketched_hvp:{k}" for k in (4, 8, 16, 32, 48, 64))
 MAIN_TASKS = ("ioi", "greater_than_01", "factual")
 CORRUPTIONS = ("ioi_random_token", "ioi_resample", "ioi_zero", "factual_resample", "factual_zero")
 
@@ -98,6 +100,20 @@ SWEEPS = [
             n_prompts=n,
         )
         for per_layer, n in ((16, 10), (256, 4))
+    ),
+    # All heads from a few products; the largest neurons by estimators that take more than those.
+    *(dict(task=task, estimators=SKETCHES, n_prompts=20) for task in MAIN_TASKS),
+    dict(
+        task="ioi",
+        components="neurons_pre:256",
+        estimators=(
+            "activation_patching",
+            "hvp",
+            *(f"ms_hvp:{k}" for k in (2, 5)),
+            *(f"integrated_gradients:5:{rule}" for rule in ("midpoint", "gausslegendre")),
+        ),
+        top=50,
+        n_prompts=4,
     ),
 ]
 
