@@ -66,7 +66,7 @@ def test_costs_are_measured_on_every_layer_but_not_on_everything(monkeypatch):
 
 
 def test_the_shared_gradient_is_not_part_of_a_curvature(monkeypatch):
-    """On a clock of our own: a shared run of 10 s, 3 s for each curvature, 1 s for everything else."""
+    """On a clock of our own: a shared run of 10 s, a curvature 3 s, everything else 1 s."""
     M = PatchedMetric(tiny_model("llama"), tiny_pair())
     clock = [0.0]
     monkeypatch.setattr("hvp_utils.costs.time.perf_counter", lambda: clock[0])
