@@ -14,7 +14,7 @@ from hvp_utils import sweep as run_sweep
 from hvp_utils.plans import batch_tokens
 
 # What a sweep can hold beside estimates of an effect.
-_NO_ESTIMATES = ("quadratic_without", "hessian_lipschitz")
+_NO_ESTIMATES = ("quadratic_without", "hessian_lipschitz", "hessian_eigenvalues")
 
 _Model = Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hugging Face id.")]
 _Estimators = Annotated[

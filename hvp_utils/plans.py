@@ -171,7 +171,7 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     t = 0 that all components share, with its first backward pass, counts as one ``"gradient"``.
 
     Args:
-        estimator: A name for ``find_estimator``, or ``"hessian_lipschitz"``.
+        estimator: A name for ``find_estimator``, or another that ``sweep`` takes.
         n: Number of components.
         n_layers: Layers of the model.
         components: Their kind; some estimators do more for some kinds.
@@ -181,6 +181,8 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     """
     if estimator == "hessian_lipschitz":
         return {"curvature_on_path": 3 * n}
+    if estimator == "hessian_eigenvalues":
+        return {"gradient": 1, "matvec": n}
     parameters = inspect.signature(find_estimator(estimator)).parameters
     given = {name: parameter.default for name, parameter in parameters.items()}
     stem = estimator.partition(":")[0]
@@ -333,7 +335,7 @@ def plan(
     Args:
         sizes: The model; see ``model_sizes``.
         components: What is patched; see ``find_sites``.
-        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``.
+        estimators: Names, as for ``sweep``, such as ``"hvp"`` or ``"ms_hvp:5"``.
         n_tokens: Tokens of a prompt.
         n_run: Those from the first difference of the prompts on.
         n_prompts: Number of prompts.

@@ -29,6 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from hvp_utils.backward_rules import rules_are_active
+from hvp_utils.curvature import spectrum
 from hvp_utils.estimators import find_estimator
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
@@ -39,7 +40,7 @@ __all__ = ["provenance", "sweep"]
 
 _FORMAT = 1
 # What can be swept beside estimators.
-_MEASURES = {"hessian_lipschitz": hessian_lipschitz}
+_MEASURES = {"hessian_lipschitz": hessian_lipschitz, "hessian_eigenvalues": spectrum}
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +63,9 @@ def sweep(
         model: A name for ``load_model``, or a loaded model. Given a name, the model is loaded only
             if something has to be computed.
         task: A key of ``TASKS``, or a named function ``(model, n, seed=...) -> pairs``.
-        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``.
+        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``, and
+            ``"hessian_eigenvalues"``: as many as there are components, the largest in magnitude
+            first, so that number i is not that of component i.
         n_prompts: Number of prompts. More than the store holds extends it.
         seed: Seed of the task and of sampled components.
         direction: ``"denoising"`` or ``"noising"``.
@@ -88,6 +91,8 @@ def sweep(
     functions = {name: _MEASURES.get(name) or find_estimator(name) for name in estimators}
     if top is not None and "activation_patching" not in functions:
         raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
+    if top is not None and "hessian_eigenvalues" in functions:
+        raise ValueError("hessian_eigenvalues are those of all components: sweep them without top.")
     if n_prompts < 1:
         raise ValueError(f"n_prompts must be at least 1, not {n_prompts}.")
     bridge = None if isinstance(model, str) else as_bridge(model)

@@ -35,6 +35,7 @@ from hvp_utils import (
     patched_metric,
     plan,
     reference_pair,
+    spectrum,
 )
 from hvp_utils.__main__ import app
 
@@ -166,8 +167,8 @@ def what_runs(M, estimator, monkeypatch):
             patch.setattr(M, name, locals()[f"spy_{name}"])
         patch.setattr(M.run, "logits", spy_logits)
         patch.setattr(patched_metric, "_batched_derivative", spy_batched)
-        function = hessian_lipschitz if estimator == "hessian_lipschitz" else None
-        (function or find_estimator(estimator))(M)
+        measures = {"hessian_lipschitz": hessian_lipschitz, "hessian_eigenvalues": spectrum}
+        (measures.get(estimator) or find_estimator(estimator))(M)
     # Whatever goes through the model and is differentiated is accounted for above.
     differentiated = ("gradient", "slope_on_path", "curvature_on_path", "third")
     found["forward"] = sum(rows) - sum(found[name] for name in differentiated)
@@ -188,6 +189,7 @@ WITH_PARAMETERS = (
     "integrated_hessians:5:grid:complete:right",
     "integrated_hessians:3:grid:complete:gausslegendre",
     "hessian_lipschitz",
+    "hessian_eigenvalues",
 )
 
 

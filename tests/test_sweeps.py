@@ -131,6 +131,18 @@ def test_the_constant_of_the_hessian_can_be_swept(tmp_path):
         np.testing.assert_allclose(part.hessian_lipschitz[i][kept], expected[kept], rtol=1e-8)
 
 
+def test_the_spectrum_of_the_hessian_can_be_swept(tmp_path):
+    bridge = tiny_model("llama")
+    found = sweep(bridge, tiny_task, ["hessian_eigenvalues"], 2, store=tmp_path)
+    for i, pair in enumerate(tiny_task(bridge, 2)):
+        H = PatchedMetric(bridge, pair).hessian_matvec(torch.eye(N_HEADS * N_LAYERS))
+        expected = np.linalg.eigvalsh(H.numpy())
+        expected = expected[np.argsort(-np.abs(expected))]
+        np.testing.assert_allclose(found.hessian_eigenvalues[i], expected, atol=1e-9)
+    with pytest.raises(ValueError, match="hessian_eigenvalues.*without top"):
+        sweep(bridge, tiny_task, ["activation_patching", "hessian_eigenvalues"], 2, top=3)
+
+
 def test_parts_of_the_curvature_can_be_swept(tmp_path):
     """Also after the whole curvature: what is remembered is not that of the linearised network."""
     bridge, names = tiny_model("gemma2"), ["hvp", "quadratic_without:norms", "quadratic_without"]

@@ -101,6 +101,27 @@ SWEEPS = [
         )
         for per_layer, n in ((16, 10), (256, 4))
     ),
+    # How many directions carry the curvature.
+    *(
+        dict(
+            task=task,
+            components=kind,
+            direction=direction,
+            estimators=("hessian_eigenvalues",),
+            n_prompts=20,
+        )
+        for task, kind, direction in (
+            *((task, "heads", "denoising") for task in MAIN_TASKS),
+            ("ioi", "heads", "noising"),
+            ("ioi_one_template", "mlp_out", "denoising"),
+            ("ioi_one_template", "resid", "denoising"),
+        )
+    ),
+    # The slope at the far end of all patches: attribution patching from the other run.
+    *(
+        dict(task=task, direction="noising", estimators=("attribution_patching",), n_prompts=20)
+        for task in MAIN_TASKS
+    ),
     # All heads from a few products; the largest neurons by estimators that take more than those.
     *(dict(task=task, estimators=SKETCHES, n_prompts=20) for task in MAIN_TASKS),
     dict(
