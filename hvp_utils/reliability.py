@@ -281,7 +281,7 @@ def screen_flag_fix(
     screen: Literal["exact", "sketch"] = "exact",
     n_matvecs: int = 48,
     seed: int = 0,
-    largest: float = 0.0,
+    largest: int | float = 0,
 ) -> Screened:
     """Screen by the reliability score, flag what exceeds ``tau``, fix what is flagged.
 
@@ -298,28 +298,33 @@ def screen_flag_fix(
         screen: Whether the quadratic terms are exact or sketched.
         n_matvecs: Products with the Hessian of a sketched screen.
         seed: Seed of a sketched screen.
-        largest: Share of the components, from 0 to 1, that are flagged for their size: those with
-            the largest ``|f_ap| + |q|``.
+        largest: How many components are flagged for their size, those with the largest
+            ``|f_ap| + |q|``: a number of them (an int), or their share, from 0.0 to 1.0.
 
     Source:
         Zhang & Wang (2026), sections 3.3 and 4.4. (There the screen is counted as free.) The
         sketch and ``largest`` are ours.
 
     Raises:
-        ValueError: An unknown fix or screen, a negative ``tau``, a share outside 0 to 1, or a
-            number of products that ``diagonal`` cannot use.
+        ValueError: An unknown fix or screen, a negative ``tau``, a number or share of components
+            that cannot be, or a number of products that ``diagonal`` cannot use.
     """
     if fix not in ("hvp", "ms_hvp", "activation_patching"):
         raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
     if screen not in ("exact", "sketch"):
         raise ValueError(f'screen must be "exact" or "sketch", not {screen!r}.')
-    if not 0 <= largest <= 1:
-        raise ValueError(f"largest must be a share from 0 to 1, not {largest!r}.")
+    whole = isinstance(largest, int)
+    if not 0 <= largest <= (M.n if whole else 1):
+        raise ValueError(
+            f"largest must be a number of the {M.n} components (an int) or a share of them from "
+            f"0.0 to 1.0, not {largest!r}."
+        )
     require_whole(n_steps)
     flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
     found = _screen(M, None if screen == "exact" else n_matvecs, seed)
     flagged = flag(found.score, tau)
-    flagged[found.size.topk(math.ceil(largest * M.n)).indices] = True
+    by_size = largest if whole else math.ceil(largest * M.n)
+    flagged[found.size.topk(by_size).indices] = True
     flagged &= M.delta_norm > 0
     which = flagged.nonzero()[:, 0].cpu()
     passes = Counter(found.passes)

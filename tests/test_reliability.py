@@ -512,13 +512,14 @@ def test_a_sketched_screen(fix):
     assert found.cost == COSTS.price(found.passes)
 
 
-@pytest.mark.parametrize("largest", (0.0, 0.1, 0.5, 1.0))
-def test_the_largest_are_flagged_whatever_their_score(largest):
+@pytest.mark.parametrize(
+    ("largest", "n"), ((0.0, 0), (0.1, 2), (0.5, 6), (1.0, 12), (0, 0), (1, 1), (5, 5), (12, 12))
+)
+def test_the_largest_are_flagged_whatever_their_score(largest, n):
     M = PatchedMetric(tiny_model("qwen2"), tiny_pair())
     assert M.n == 12
     size = screen(M, None).size
     by_size = screen_flag_fix(M, math.inf, "activation_patching", costs=COSTS, largest=largest)
-    n = {0.0: 0, 0.1: 2, 0.5: 6, 1.0: 12}[largest]
     assert set(by_size.flagged.nonzero()[:, 0].tolist()) == set(size.argsort()[M.n - n :].tolist())
     expected = torch.where(by_size.flagged, activation_patching(M), attribution_patching(M))
     assert_close(by_size.estimates, expected, 1e-11)
@@ -549,8 +550,8 @@ def test_what_cannot_be_is_refused():
         screen_flag_fix(M, fix="prayer", costs=COSTS)
     with pytest.raises(ValueError, match="screen must be.*'smoke'"):
         screen_flag_fix(M, screen="smoke", costs=COSTS)
-    for share in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="largest must be a share"):
+    for share in (-0.1, 1.1, math.nan, -1, 13):
+        with pytest.raises(ValueError, match="largest must be a number of the 12 components"):
             screen_flag_fix(M, costs=COSTS, largest=share)
     with pytest.raises(ValueError, match="even number"):
         screen_flag_fix(M, costs=COSTS, screen="sketch", n_matvecs=5)
