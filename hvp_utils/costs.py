@@ -2,6 +2,9 @@
 
 That unit is the whole price of patching one component exactly, with everything this package does
 to make such runs cheap. The prices of derivatives are measured beside it, not assumed.
+
+Prices are those of full batches. A batch reads all weights of the model, however few components
+are in it, so a handful of components costs more than their number says.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from hvp_utils.patched_metric import PatchedMetric
 
 __all__ = ["Costs", "measure_costs"]
 
-_N_VECTORS = 16  # products that are timed together
+_N_VECTORS = 16  # products that are timed together, beside the first
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Costs:
         slope_on_path: The slope of one component elsewhere on its axis.
         curvature_on_path: Slope and curvature there.
         third: The first three derivatives of one component.
-        matvec: One product of the Hessian with a vector over all components, among several at a
-            point whose gradient is already there.
+        matvec: One more vector in a batch of products of the Hessian with vectors over all
+            components, at a point whose gradient is already there.
+        matvec_batch: A batch of such products beside its vectors.
         seconds: Seconds that one forward equivalent took.
     """
 
@@ -41,6 +45,7 @@ class Costs:
     curvature_on_path: float
     third: float
     matvec: float
+    matvec_batch: float
     seconds: float
 
     def price(self, passes: Mapping[str, int]) -> float:
@@ -58,8 +63,9 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
 
     Args:
         M: The metric.
-        sample: Components that are run; spread over all layers, so that early and late ones are
-            met as often as in the whole. (A quarter of them for third derivatives.)
+        sample: Components that are run, half of them a quarter of the way up the layers and half
+            three quarters: as in a run of all, batches are of neighbours, and on average they
+            start halfway up. (An eighth of them for third derivatives.)
         repeats: The fastest of so many tries counts.
 
     Raises:
@@ -67,10 +73,13 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
     """
     if not M.delta_norm.any():
         raise ValueError("The two prompts give the same activations: there is no run to time.")
-    which = torch.linspace(0, M.n - 1, min(sample, M.n)).long().unique()
-    few = which[::4]
+    half = min(max(sample // 2, 1), M.n // 2)
+    which = torch.arange(M.n)
+    if sample < M.n:
+        which = torch.cat([which[i * M.n // 4 - half // 2 :][:half] for i in (1, 3)])
+    few = which[::8]
     _, products = M.gradient_and_hessian()
-    vectors = torch.ones(M.n, _N_VECTORS, dtype=M.delta_norm.dtype, device=M.delta_norm.device)
+    vectors = torch.ones(M.n, 1 + _N_VECTORS, dtype=M.delta_norm.dtype, device=M.delta_norm.device)
     tasks: dict[str, Callable[[], object]] = {
         "forward": lambda: M.along_axes(0.5, 0, which),
         "gradient": M.gradient,
@@ -79,10 +88,11 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
         "slope_on_path": lambda: M.along_axes(0.5, 1, which),
         "curvature_on_path": lambda: M.along_axes(0.5, 2, which),
         "third": lambda: M.along_axes(0.0, 3, few),
+        "matvec_batch": lambda: products(vectors[:, :1]),
         "matvec": lambda: products(vectors),
     }
     counts = {name: len(which) for name in tasks}
-    counts |= {"gradient": 1, "third": len(few), "matvec": _N_VECTORS}
+    counts |= {"gradient": 1, "third": len(few), "matvec": _N_VECTORS, "matvec_batch": 1}
     seconds = {}
     for name, task in tqdm(tasks.items(), desc="measuring costs", delay=2, leave=False):
         tries = []
@@ -93,9 +103,11 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
                 torch.cuda.synchronize()
             tries.append(time.perf_counter() - started)
         seconds[name] = min(tries)
-    # What all curvatures share is one gradient, which has its own price.
+    # What all curvatures share is one gradient, which has its own price; and so for products.
     seconds["curvature"] = max(seconds["curvature"] - seconds.pop("shared"), 0.0)
     del counts["shared"]
+    seconds["matvec"] = max(seconds["matvec"] - seconds["matvec_batch"], 0.0)
+    seconds["matvec_batch"] -= min(seconds["matvec"] / _N_VECTORS, seconds["matvec_batch"])
     each = {name: seconds[name] / count for name, count in counts.items()}
     unit = each.pop("forward")
     return Costs(**{name: price / unit for name, price in each.items()}, seconds=unit)

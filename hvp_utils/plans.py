@@ -182,7 +182,7 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     if estimator == "hessian_lipschitz":
         return {"curvature_on_path": 3 * n}
     if estimator == "hessian_eigenvalues":
-        return {"gradient": 1, "matvec": n}
+        return {"gradient": 1, "matvec": n, "matvec_batch": 1}
     parameters = inspect.signature(find_estimator(estimator)).parameters
     given = {name: parameter.default for name, parameter in parameters.items()}
     stem = estimator.partition(":")[0]
@@ -233,7 +233,7 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
         elif k < 4 or k % 2:
             raise ValueError(f"xdiag needs an even number of products of at least 4, not {k}.")
         else:
-            found["gradient"], found["matvec"] = 1, k
+            found.update(gradient=1, matvec=k, matvec_batch=2)
     else:
         raise NotImplementedError(f"It is not known what {stem!r} runs.")
     return {name: count for name, count in found.items() if count}
@@ -276,6 +276,7 @@ def pass_flops(
         "curvature_on_path": run(own, 4, 9),
         "third": run(own, 8, 27),
         "matvec": run(L, 2, 6),
+        "matvec_batch": 0.0,  # reading the weights once more, which is no operation
     }
 
 
@@ -330,7 +331,9 @@ def plan(
 ) -> list[Plan]:
     """What some estimators will take, at a given rate of matrix products.
 
-    Left out is whatever is no matrix product, and the few runs that prepare a prompt.
+    Left out is whatever is no matrix product, and the few runs that prepare a prompt. Reading the
+    weights is left out too. A gradient of one short prompt, or a batch of few components, spends
+    its time on that and takes longer than is said here; full batches do not.
 
     Args:
         sizes: The model; see ``model_sizes``.

@@ -247,7 +247,7 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
         passes = {"gradient": 1, "curvature": M.n}
         return Screen(g.slope, g.curvature / 2, torch.zeros_like(g.slope), passes)
     sketch = diagonal(M, "xdiag", n_matvecs, seed)
-    passes = {"gradient": 1, "matvec": sketch.n_matvecs}
+    passes = {"gradient": 1, "matvec": sketch.n_matvecs, "matvec_batch": 2}
     return Screen(sketch.slopes, sketch.values / 2, sketch.error / 2, passes)
 
 

@@ -234,7 +234,7 @@ the whole reason for its existence."""
 # An HVP per component is therefore not a cheaper way to the number. It is worth its price when it tells
 # more than the number: how far the curve bends, whether a first-order score can be trusted, which
 # components interact. And one product $Hv$ serves *all* components at once if $v$ is chosen well; that is
-# the subject of a later part of this book.
+# the subject of [chapter 10](10_is_it_worth_it.ipynb).
 #
 # ## What we found
 #

@@ -377,8 +377,8 @@ Markdown(
 # %% [markdown]
 # That has to be said plainly. For a component at a time, MS-HVP is never the cheaper way to its own result. What it
 # shows is *that* and *where* the linear picture fails: the same derivatives that repair the estimate tell how far each part
-# of the way bends. Whether that can be had for less than exact patching is the question that a later part of this book
-# takes up.
+# of the way bends. Whether that can be had for less than exact patching is the question of
+# [chapter 10](10_is_it_worth_it.ipynb).
 #
 # ## What we found
 #

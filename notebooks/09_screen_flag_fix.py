@@ -726,7 +726,7 @@ Markdown(
 
 # %% [markdown]
 # So the way to make a second-order screen pay is not a better threshold. It is a cheaper $q$, for all heads at once. Whether
-# that can be had is the question of the planned chapter 10.
+# that can be had is the question of [chapter 10](10_is_it_worth_it.ipynb).
 #
 # ## Choosing the threshold
 #

@@ -57,13 +57,13 @@ from hvp_utils import (
     Claim,
     ModelSizes,
     PatchedMetric,
+    PromptPair,
     activation_patching,
     bootstrap_ci,
     claims_table,
     diagonal,
     find_estimator,
     load_model,
-    low_rank,
     make_prompts,
     measure_costs,
     model_sizes,
@@ -90,7 +90,9 @@ def table(lead, head, rows):
     """A Markdown table; cells that begin with a digit or a sign stand to the right."""
     numeric = [all(str(row[i])[:1] in "+-–0123456789" for row in rows) for i in range(len(head))]
     lines = [head, ["---:" if right else "---" for right in numeric], *rows]
-    text = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    text = [
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    ]
     return Markdown("\n".join([lead + "\n", *text]))
 
 
@@ -106,74 +108,126 @@ def table(lead, head, rows):
 # * **A product of the Hessian** with a vector over *all* components costs more than a run too. But there need not be $n$ of
 #   them.
 #
-# The unit is again the *forward equivalent*: one run of the model with one component patched. Each row below is
-# timed twice. *Measured* is the time of the whole method on a sample of heads, divided by that of patching the same heads
-# exactly. *By its passes* adds up the prices of what the method runs, each timed on its own; these are the prices that
-# the rest of the chapter works with. *By its operations* is told beforehand from the sizes of the model, without
-# running anything (`hvp_utils.plan`).
+# Here is what they take on this machine, for all heads of the reference pair. The unit is again the *forward equivalent*: the time of
+# patching all heads exactly, divided by their number. What is too long to run is added up from the prices of its passes, measured on a
+# sample of heads. The last column is told beforehand from the sizes of the model, without running anything (`hvp_utils.plan`): it counts
+# the operations of matrix products.
 
 # %% tags=["hide-input"]
 loaded = {name: load_model(name, device=device) for name in models}
 pair = reference_pair()
-TIMED = {
-    "attribution_patching": "AP, all heads of the sample together",
-    "hvp": "HVP",
-    "ms_hvp:2": "MS-HVP, K = 2",
-    "integrated_gradients:5:midpoint": "IG, midpoint, 5",
-    "integrated_gradients:5:gausslegendre": "IG, Gauss–Legendre, 5",
-    "ms_hvp:5": "MS-HVP, K = 5",
-    "sketched_hvp:8": "8 products with H, all heads of the model",
+KS, KS_TIMED = (4, 8, 16, 32, 48, 64), (4, 32, 64)  # products of a sketch
+TIMED = {  # method: how often it is run for all heads; 0 to add it up from its passes
+    "activation_patching": 3,
+    "attribution_patching": 3,
+    "hvp": 1,
+    **{f"ms_hvp:{k}": 0 for k in (2, 5, 10)},
+    **{f"integrated_gradients:{k}:midpoint": 0 for k in (5, 10)},
+    **{f"sketched_hvp:{k}": int(k in KS_TIMED) for k in KS},
 }
+FEW = (5, 10, 20, 40)  # heads patched together
 
 
-def seconds_of(function):
+def seconds_of(function, *args, **kwargs):
     started = time.perf_counter()
-    function()
+    function(*args, **kwargs)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-costs, n_heads, n_layers, prices, rows = {}, {}, {}, {}, []
+def fastest(n, *args, **kwargs):
+    return min(seconds_of(*args, **kwargs) for _ in range(n))
+
+
+costs, n_heads, n_layers, seconds, few_seconds, planned = {}, {}, {}, {}, {}, {}
 for name, model in loaded.items():
     M = PatchedMetric(model, pair)
-    c = costs[name] = measure_costs(M, sample=36, repeats=2)
     n_heads[name], n_layers[name] = M.n, model.cfg.n_layers
-    some = torch.linspace(0, M.n - 1, 18).long()
-    planned = {
-        p.estimator: p.forward_equivalents * len(some) / M.n
-        for p in plan(
-            ModelSizes.of(model), "heads", TIMED, M.n_tokens, M.n_run, 1, 1.0, batch_size=M.batch_size
-        )
+    c = costs[name] = measure_costs(M, sample=32, repeats=2)
+    seconds[name] = took = {
+        method: fastest(times, find_estimator(method), M)
+        for method, times in TIMED.items()
+        if times
     }
-    unit = min(seconds_of(lambda: activation_patching(M, some)) for _ in range(3))
-    for method, label in TIMED.items():
-        estimator = find_estimator(method)
-        shared = method in ("attribution_patching", "sketched_hvp:8")
-        took = min(seconds_of(lambda: estimator(M, components=some)) for _ in range(3 if shared else 1))
-        own = c.price(passes(method, M.n if shared else len(some), n_layers[name]))
-        told = planned[method] * (M.n / len(some) if shared else 1)
-        prices[name, method] = took / (unit / len(some)), own, told
-        each = 1 if shared else len(some)
-        rows.append([name, label, *(f"{price / each:.1f}" for price in prices[name, method])])
+    unit = took["activation_patching"] / M.n  # a forward equivalent
+    for method in TIMED:
+        if method.startswith("sketched"):  # nearly linear in the number of products
+            measured = [took[f"sketched_hvp:{k}"] for k in KS_TIMED]
+            took[method] = float(np.interp(int(method.split(":")[1]), KS_TIMED, measured))
+        elif method not in took:
+            took[method] = unit * c.price(passes(method, M.n, n_layers[name]))
+    spread = [torch.linspace(0, M.n - 1, m).long() for m in FEW]
+    few_seconds[name] = [fastest(2, activation_patching, M, some) for some in spread]
+    planned[name] = plan(
+        ModelSizes.of(model),
+        "heads",
+        [*TIMED],
+        M.n_tokens,
+        M.n_run,
+        1,
+        1.0,
+        batch_size=M.batch_size,
+    )
+
+
+def price(name, method):
+    """What a method takes for all heads, in percent of patching them all."""
+    method = method.replace("gausslegendre", "midpoint")  # as many slopes, elsewhere
+    return 100 * seconds[name][method] / seconds[name]["activation_patching"]
+
+
+def price_of_patches(name, m):
+    """What patching m heads takes, in percent of patching them all."""
+    known = [0, *few_seconds[name], seconds[name]["activation_patching"]]
+    return 100 * np.interp(m, [0, *FEW, n_heads[name]], known) / known[-1]
+
+
+LABELS = {
+    "activation_patching": "exact patching",
+    "attribution_patching": "AP",
+    "hvp": "HVP",
+    "ms_hvp:2": "MS-HVP, K = 2 (added up)",
+    "ms_hvp:5": "MS-HVP, K = 5 (added up)",
+    "integrated_gradients:5:midpoint": "IG, 5 points (added up)",
+    "sketched_hvp:4": "AP + sketched q, 4 products",
+    "sketched_hvp:32": "AP + sketched q, 32 products",
+    "sketched_hvp:64": "AP + sketched q, 64 products",
+}
+rows, told = [], {}
+for name in models:
+    unit = seconds[name]["activation_patching"] / n_heads[name]
+    for one in planned[name]:
+        told[name, one.estimator] = one.forward_equivalents * unit / seconds[name][one.estimator]
+        if one.estimator in LABELS:
+            took = seconds[name][one.estimator]
+            rows.append([name, LABELS[one.estimator], f"{took:.2f}", f"{took / unit:,.0f}"])
+            rows[-1].append(f"{one.forward_equivalents:,.0f}")
+    for m, took in zip(FEW[:2], few_seconds[name], strict=False):
+        rows.append([name, f"exact patching of {m} heads", f"{took:.2f}", f"{took / unit:,.0f}", m])
 table(
-    "Forward equivalents for one head, or for all of them where it says so:",
-    ["model", "method", "measured", "by its passes", "by its operations"],
+    "All heads of the reference pair:",
+    ["model", "method", "seconds", "forward equivalents", "by its operations"],
     rows,
 )
 
 # %% tags=["hide-input"]
-spread = {
-    name: [prices[name, m][i] / prices[name, m][0] for m in TIMED for i in (1,)] for name in models
-}
-planned_off = {name: [prices[name, m][2] / prices[name, m][0] for m in TIMED] for name in models}
+ONE_BY_ONE = ("hvp", "ms_hvp:2", "ms_hvp:5", "integrated_gradients:5:midpoint")
+TOGETHER = ("attribution_patching", "sketched_hvp:4", "sketched_hvp:64")
+
+
+def span(values, form="{:.2f}"):
+    values = list(values)
+    return f"{form.format(min(values))} to {form.format(max(values))}"
+
+
 Markdown(
-    "The sums over passes are "
-    + " and ".join(f"{min(v):.2f} to {max(v):.2f} ({name})" for name, v in spread.items())
-    + " times the measured prices, the counts of operations "
-    + " and ".join(f"{min(v):.2f} to {max(v):.2f} ({name})" for name, v in planned_off.items())
-    + ". Operations know nothing of how well a machine is used: a gradient of one prompt is a small batch, and runs of many "
-    "patched heads a large one. So what is shared by all heads is dearer here than its operations."
+    f"Where components are run one by one, in large batches, the count of operations is {span(told[n, m] for n in models for m in ONE_BY_ONE)} times "
+    f"the measured price. For what serves all heads at once it is {span(told[n, m] for n in models for m in TOGETHER)} times: far too low. The "
+    f"reference pair differs in {M.n_run} tokens, counted from its first difference on. A gradient is one run forward and backward over these few tokens, "
+    "and on this machine it is not the operations that take the time, but reading all the weights of the model from memory. The same goes for a "
+    "few patches. A full batch reads the weights once for some forty patched runs. So on one short prompt everything that is *one* run looks dear. "
+    "We keep to measured times, and come back to longer prompts."
 )
 
 # %% [markdown]
@@ -191,7 +245,7 @@ Markdown(
 # *low rank*: if a few of its eigenvalues hold most of its squared size $\sum_{ij} H_{ij}^2$. Do they? Here are the stored
 # spectra of twenty prompts for each setting: three tasks, both directions of patching, three kinds of components.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: squared size of the Hessian that is outside its largest eigenvalues, in percent on a logarithmic axis, against how many are taken, for six settings. All curves fall steeply. With 8 eigenvalues the medians lie between about 0.1 and 6 percent, with 16 mostly below 1 percent. Heads on Factual fall most slowly."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: squared size of the Hessian that is outside its largest eigenvalues, in percent on a logarithmic axis, against how many are taken, for six settings. All curves fall steeply. With 8 eigenvalues the medians lie between about 0.1 and 3 percent, with 16 mostly far below 1 percent. Heads on Factual fall most slowly."}}
 PLACES = {  # label: task, components, direction, colour, line
     "heads, IOI": ("ioi", "heads", "denoising", "#0072B2", "-"),
     "heads, IOI, noising": ("ioi", "heads", "noising", "#0072B2", ":"),
@@ -222,7 +276,9 @@ for ax, name in zip(axes, models, strict=True):
     for label, (*_, colour, line) in PLACES.items():
         curve = np.median(missing[name, label], axis=0)
         ax.plot(RANKS[: len(curve)], curve, color=colour, ls=line, lw=1.8, label=label)
-    ax.set(xscale="log", yscale="log", ylim=(1e-3, 100), xlabel="eigenvalues taken, the largest first")
+    ax.set(
+        xscale="log", yscale="log", ylim=(1e-3, 100), xlabel="eigenvalues taken, the largest first"
+    )
     ax.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
     ax.xaxis.minorticks_off()
     ax.set_yticks([0.001, 0.01, 0.1, 1, 10, 100], ["0.001", "0.01", "0.1", "1", "10", "100"])
@@ -266,7 +322,7 @@ class KnownHessian:
         return torch.zeros(self.n, dtype=self.H.dtype), lambda V: self.H @ V
 
 
-def sketches(H, method, k, n_seeds=20):
+def sketches(H, method, k, n_seeds):
     return [diagonal(KnownHessian(H), method, k, seed) for seed in range(n_seeds)]
 
 
@@ -275,7 +331,6 @@ def relative_error(values, exact):
     return (100 * (values - exact).norm() / exact.norm()).item()
 
 
-KS = (4, 8, 16, 32, 48, 64)
 hessians, sketched, of_sketch = {}, {}, {}
 for name, model in loaded.items():
     M = PatchedMetric(model, pair)
@@ -283,19 +338,21 @@ for name, model in loaded.items():
     hessians[name] = H = (H + H.T) / 2
     for method in ("hutchinson", "xdiag"):
         for k in KS:
-            sketched[name, method, k] = sketches(H, method, k)
+            sketched[name, method, k] = sketches(H, method, k, 20 if k == 48 else 10)
             of_sketch[name, method, k] = np.array(
                 [relative_error(s.values, H.diagonal()) for s in sketched[name, method, k]]
             )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: error of all quadratic terms against the number of products, both logarithmic, for Hutchinson and XDiag; medians and ranges over 20 seeds. Hutchinson falls slowly and stays above 10 percent. XDiag starts at about the same height and falls steeply, to about 3 and 5 percent with 32 products and about 1 percent with 64."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: error of all quadratic terms against the number of products, both logarithmic, for Hutchinson and XDiag; medians and ranges over seeds. Hutchinson falls slowly and stays above 10 percent. XDiag starts at about the same height and falls steeply, to about 3 and 5 percent with 32 products and about 1 percent with 64."}}
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True, sharex=True)
 looks = {"hutchinson": ("Hutchinson", "#E69F00", "s"), "xdiag": ("XDiag", "#0072B2", "o")}
 for ax, name in zip(axes, models, strict=True):
     for method, (label, colour, marker) in looks.items():
-        found = np.array([of_sketch[name, method, k] for k in KS])
-        ax.plot(KS, np.median(found, 1), color=colour, marker=marker, label=label)
-        ax.fill_between(KS, found.min(1), found.max(1), color=colour, alpha=0.15, lw=0)
+        low, middle, high = np.array(
+            [np.quantile(of_sketch[name, method, k], (0, 0.5, 1)) for k in KS]
+        ).T
+        ax.plot(KS, middle, color=colour, marker=marker, label=label)
+        ax.fill_between(KS, low, high, color=colour, alpha=0.15, lw=0)
     ax.set(xscale="log", yscale="log", xlabel="products with the Hessian")
     ax.set_xticks(KS, [str(k) for k in KS])
     ax.xaxis.minorticks_off()
@@ -309,7 +366,7 @@ _ = fig.suptitle(
 )
 
 # %% [markdown]
-# Lines are medians over seeds, bands their whole range. That is one pair. Here are the stored sketches of all prompts, one seed each,
+# Lines are medians over ten seeds or more, bands their whole range. With four products XDiag has only two left to find a subspace with, and is no better than Hutchinson. That is one pair. Here are the stored sketches of all prompts, one seed each,
 # against the exact quadratic terms.
 
 # %% tags=["hide-input"]
@@ -317,7 +374,12 @@ titles = {"ioi": "IOI", "greater_than_01": "Greater-Than", "factual": "Factual"}
 settings = [(name, task) for name in models for task in titles]
 heads = {}
 for name, task in settings:
-    wanted = ("activation_patching", "attribution_patching", "hvp", *(f"sketched_hvp:{k}" for k in KS))
+    wanted = (
+        "activation_patching",
+        "attribution_patching",
+        "hvp",
+        *(f"sketched_hvp:{k}" for k in KS),
+    )
     data = sweep(name, task, wanted, n_prompts=n_prompts, store="results", device=device)
     run = heads[name, task] = {key: data[key].values.astype(float) for key in wanted}
     run["f"], run["f_ap"] = run["activation_patching"], run["attribution_patching"]
@@ -349,7 +411,11 @@ table(
     "number of products.",
     ["model", "task", *map(str, KS)],
     [
-        [name, titles[task], *(f"{np.median(o):.1f} ({o.max():.0f})" for o in (off_by(run, k) for k in KS))]
+        [
+            name,
+            titles[task],
+            *(f"{np.median(o):.1f} ({o.max():.0f})" for o in (off_by(run, k) for k in KS)),
+        ]
         for (name, task), run in heads.items()
     ],
 )
@@ -363,18 +429,20 @@ rows, coverage = [], {}
 for name, H in hessians.items():
     for k in KS:
         found = sketched[name, "xdiag", k]
-        inside = [((s.values - H.diagonal()).abs() <= 2 * s.error).double().mean().item() for s in found]
+        inside = [
+            ((s.values - H.diagonal()).abs() <= 2 * s.error).double().mean().item() for s in found
+        ]
         coverage[name, k] = 100 * np.mean(inside)
 rows = [[name, *(f"{coverage[name, k]:.0f}" for k in KS)] for name in models]
 table(
-    "Heads whose sketched quadratic term is within two standard errors, in percent, over 20 seeds on the reference pair, by number of "
+    "Heads whose sketched quadratic term is within two standard errors, in percent, over 10 seeds (48: 20) on the reference pair, by number of "
     "products:",
     ["model", *map(str, KS)],
     rows,
 )
 
 # %% [markdown]
-# From a dozen products on the errors are nearly honest; with 4 there are only two estimates to tell a scatter from.
+# With 16 products or more the errors are a little too small, and nearly honest. With 4 there are only two estimates to tell a scatter from.
 #
 # ## What to do with a sketch
 #
@@ -397,10 +465,10 @@ table(
 # The head that $R$ cannot catch is known from chapter 9:
 
 # %% tags=["hide-input"]
-lines = []
+lines, on_pair = [], {}
 for name, model in loaded.items():
     M = PatchedMetric(model, pair)
-    truth, at_0 = activation_patching(M), M.along_axes(0.0)
+    truth, at_0 = on_pair[name] = activation_patching(M), M.along_axes(0.0)
     q = at_0.curvature / 2
     worst = (truth - at_0.slope).abs() * (reliability_score(at_0.slope, q) < 0.1)
     h = int(worst.argmax())
@@ -411,7 +479,9 @@ for name, model in loaded.items():
         f"{abs(at_0.slope[h] - truth[h]) / abs(truth[h]):.0%}. The quadratic term is {q[h]:+.3f}, so that R = {q[h].abs() / at_0.slope[h].abs():.2f}. Of "
         f"{M.n} heads it is number {by_R} by R and number {by_size} by size."
     )
-Markdown("The largest error among the heads with R < 0.1, on the reference pair:\n\n" + "\n".join(lines))
+Markdown(
+    "The largest error among the heads with R < 0.1, on the reference pair:\n\n" + "\n".join(lines)
+)
 
 # %% [markdown]
 # ### Which rule needs the fewest patches?
@@ -434,19 +504,25 @@ def ratio(run, q):
         return np.nan_to_num(np.abs(q) / np.abs(run["f_ap"]), nan=0.0, posinf=np.inf)
 
 
-RULES = {  # label: size, and what it costs beside the patches
-    "R, exact": (lambda run: ratio(run, run["q"]), "exact"),
-    "|f_AP|": (lambda run: np.abs(run["f_ap"]), {"gradient": 1}),
-    "size at both ends": (lambda run: np.abs(run["f_ap"]) + np.abs(run["far"]), {"gradient": 2}),
+RULES = {  # label: size, and what the screen runs
+    "R, exact": (lambda run: ratio(run, run["q"]), "hvp", 1),
+    "|f_AP|": (lambda run: np.abs(run["f_ap"]), "attribution_patching", 1),
+    "size at both ends": (
+        lambda run: np.abs(run["f_ap"]) + np.abs(run["far"]),
+        "attribution_patching",
+        2,
+    ),
     "|f_AP| + |q|, 4 products": (
         lambda run: np.abs(run["f_ap"]) + np.abs(run["q:4"]),
-        {"gradient": 1, "matvec": 4},
+        "sketched_hvp:4",
+        1,
     ),
     "|f_AP| + |q|, 8 products": (
         lambda run: np.abs(run["f_ap"]) + np.abs(run["q:8"]),
-        {"gradient": 1, "matvec": 8},
+        "sketched_hvp:8",
+        1,
     ),
-    "|f_AP| + |q|, exact": (lambda run: np.abs(run["f_ap"]) + np.abs(run["q"]), "exact"),
+    "|f_AP| + |q|, exact": (lambda run: np.abs(run["f_ap"]) + np.abs(run["q"]), "hvp", 1),
 }
 RULE_LOOKS = dict(
     zip(
@@ -464,17 +540,17 @@ RULE_LOOKS = dict(
 )
 
 
-def screen_price(name, rule):
-    """Forward equivalents of a screen of all heads."""
-    ran = RULES[rule][1]
-    return costs[name].price(passes("hvp", n_heads[name], n_layers[name]) if ran == "exact" else ran)
+def price_of_rule(name, rule, m):
+    """Screen and m patches, in percent of patching every head."""
+    _, method, times = RULES[rule]
+    return times * price(name, method) + price_of_patches(name, m)
 
 
 NUMBERS = (5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 60)
 after = {  # errors in percent, per prompt
     (name, task, rule, m): top_k_relative_error(patched(run, size(run), m), run["f"])
     for (name, task), run in heads.items()
-    for rule, (size, _) in RULES.items()
+    for rule, (size, *_) in RULES.items()
     for m in NUMBERS
 }
 FLOOR = 0.01  # where errors of zero are drawn
@@ -483,7 +559,14 @@ for ax, name in zip(axes, models, strict=True):
     for rule, (colour, marker, line) in RULE_LOOKS.items():
         mean = [np.mean([after[name, task, rule, m] for task in titles]) for m in NUMBERS]
         ax.plot(
-            NUMBERS, np.maximum(mean, FLOOR), color=colour, marker=marker, ls=line, ms=5, lw=1.6, label=rule
+            NUMBERS,
+            np.maximum(mean, FLOOR),
+            color=colour,
+            marker=marker,
+            ls=line,
+            ms=5,
+            lw=1.6,
+            label=rule,
         )
     ax.set(xscale="log", yscale="log", ylim=(FLOOR / 1.3, 30), xlabel="heads patched exactly")
     ax.set_xticks([5, 10, 20, 40, 60], ["5", "10", "20", "40", "60"])
@@ -517,8 +600,7 @@ for rule in RULES:
     for name, task in settings:
         errors = after[name, task, rule, m]
         cells.append(f"{errors.mean():.2f} ({np.mean(errors < AIM):.0%})")
-    spent = [100 * (screen_price(name, rule) + m) / n_heads[name] for name in models]
-    rows.append([rule, m, *cells, *(f"{price:.0f}" for price in spent)])
+    rows.append([rule, m, *cells, *(f"{price_of_rule(name, rule, m):.0f}" for name in models)])
 table(
     "Mean top-5 relative error in percent, the share of prompts below 1 % in brackets, and the price of screen and patches in percent "
     "of patching every head. The number patched was chosen on the first column.",
@@ -549,8 +631,21 @@ for (name, task), run in heads.items():
         for h in top[i]:
             if rank[i, h] >= m_both:
                 f, f_ap, q, q4 = (run[key][i, h] for key in ("f", "f_ap", "q", "q:4"))
-                exact_rank = int((np.abs(run["f_ap"][i]) + np.abs(run["q"][i]) > abs(f_ap) + abs(q)).sum())
-                misses.append((name, task, abs(f - f_ap) / np.ptp(run["f"][i]), f, f_ap, q, q4, exact_rank >= m_both))
+                exact_rank = int(
+                    (np.abs(run["f_ap"][i]) + np.abs(run["q"][i]) > abs(f_ap) + abs(q)).sum()
+                )
+                misses.append(
+                    (
+                        name,
+                        task,
+                        abs(f - f_ap) / np.ptp(run["f"][i]),
+                        f,
+                        f_ap,
+                        q,
+                        q4,
+                        exact_rank >= m_both,
+                    )
+                )
 n_top = 5 * sum(len(run["f"]) for run in heads.values())
 beyond_second = sum(miss[-1] for miss in misses)
 Markdown(
@@ -569,7 +664,7 @@ Markdown(
 # Here is everything on one scale: the price for *all* heads of a prompt, in percent of what it costs to patch them all exactly. Whatever lies to the right
 # of 100 % is beaten by the truth.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Six panels, for two models and three tasks: mean top-5 relative error against the price for all heads in percent of patching them all, both logarithmic. A vertical line at 100 percent marks exact patching, which has no error. Right of it lie HVP, MS-HVP and integrated gradients, at prices up to a few thousand percent. Left of it, attribution patching and sketched HVP have errors of several to twenty percent, and the two curves that patch the largest heads exactly fall to zero well before the line."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Six panels, for two models and three tasks: mean top-5 relative error against the price for all heads in percent of patching them all, both logarithmic. A vertical line at 100 percent marks exact patching, which has no error. Right of it lie HVP, MS-HVP and integrated gradients, at prices up to a few thousand percent. Attribution patching and its sketched corrections have errors of five to thirty percent. In SmolLM2 the two curves that patch the largest heads exactly fall to zero well to the left of the line, by the first term near 25 percent and by both near 60. In Gemma the first falls just before the line and the second behind it."}}
 FOLLOWED = {
     "MS-HVP, K = 2, 5, 10": ("ms_hvp:2", "ms_hvp:5", "ms_hvp:10"),
     "IG, midpoint, 5, 10": ("integrated_gradients:5:midpoint", "integrated_gradients:10:midpoint"),
@@ -583,13 +678,11 @@ PATCHING = {
     "4 products, then patch the largest |f_AP| + |q|": BOTH,
 }
 SHOWN = (5, 7, 10, 15, 25, 40)
-front, followed = {}, {}  # model, task, series: a list of (price in % of patching all, error of each prompt)
+front, followed = (
+    {},
+    {},
+)  # model, task, series: a list of (price in % of patching all, error of each prompt)
 for (name, task), run in heads.items():
-    n, L = n_heads[name], n_layers[name]
-
-    def whole(method, name=name, n=n, L=L):
-        return 100 * costs[name].price(passes(method, n, L)) / n
-
     wanted = ("activation_patching", *(m for group in FOLLOWED.values() for m in group))
     few = sweep(name, task, wanted, n_prompts=n_prompts, top=5, store="results", device=device)
     assert (few.clean.values == run["clean"]).all()  # all methods stand on the same prompts
@@ -597,7 +690,9 @@ for (name, task), run in heads.items():
     truth = few.activation_patching.values.astype(float)
     series = {
         "AP": [("attribution_patching", run["f_ap"])],
-        "AP + sketched q, 4 to 64 products": [(f"sketched_hvp:{k}", run[f"sketched_hvp:{k}"]) for k in KS],
+        "AP + sketched q, 4 to 64 products": [
+            (f"sketched_hvp:{k}", run[f"sketched_hvp:{k}"]) for k in KS
+        ],
         "HVP": [("hvp", run["hvp"])],
         **{
             label: [(method, followed[name, task][method]) for method in group]
@@ -606,11 +701,12 @@ for (name, task), run in heads.items():
     }
     for label, points in series.items():
         front[name, task, label] = [
-            (whole(method), top_k_relative_error(estimate, truth)) for method, estimate in points
+            (price(name, method), top_k_relative_error(estimate, truth))
+            for method, estimate in points
         ]
     for label, rule in PATCHING.items():
         front[name, task, label] = [
-            (100 * (screen_price(name, rule) + m) / n, after[name, task, rule, m]) for m in SHOWN
+            (price_of_rule(name, rule, m), after[name, task, rule, m]) for m in SHOWN
         ]
 
 FRONT_LOOKS = {
@@ -630,12 +726,23 @@ for ax, (name, task) in zip(axes.flat, settings, strict=True):
         spent, errors = zip(*front[name, task, label], strict=True)
         cis = [bootstrap_ci(e) for e in errors]
         middle, low, high = (
-            np.maximum([getattr(ci, end) for ci in cis], FLOOR) for end in ("estimate", "low", "high")
+            np.maximum([getattr(ci, end) for ci in cis], FLOOR)
+            for end in ("estimate", "low", "high")
         )
-        ax.plot(spent, middle, color=colour, marker=marker, ls=line or "none", ms=6, lw=1.5, label=label)
+        ax.plot(
+            spent, middle, color=colour, marker=marker, ls=line or "none", ms=6, lw=1.5, label=label
+        )
         ax.vlines(spent, low, high, color=colour, lw=0.9)
     ax.plot(
-        100, FLOOR, "*", color="black", ms=15, clip_on=False, zorder=5, ls="none", label="patch every head: no error"
+        100,
+        FLOOR,
+        "*",
+        color="black",
+        ms=15,
+        clip_on=False,
+        zorder=5,
+        ls="none",
+        label="patch every head: no error",
     )
     ax.set(xscale="log", yscale="log", ylim=(FLOOR, 70), xlim=(6, 1.2e4))
     ax.set_title(f"{name}, {titles[task]}", fontsize=10.5, weight="normal")
@@ -647,7 +754,7 @@ fig.supylabel("top-5 relative error, mean   [%]", fontsize=12)
 handles, labels = axes.flat[0].get_legend_handles_labels()
 fig.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9.5)
 _ = fig.suptitle(
-    "Cheap and right: patch exactly the few heads that may be large",
+    "Cheaper than patching all, and right: AP, then patch the largest exactly",
     weight="bold",
     x=0.01,
     ha="left",
@@ -661,7 +768,10 @@ for name, task in settings:
         cheapest[name, task, label] = min(good, default=math.inf)
     rows.append(
         [name, titles[task]]
-        + [f"{p:,.0f}" if math.isfinite(p := cheapest[name, task, label]) else "–" for label in FRONT_LOOKS]
+        + [
+            f"{p:,.0f}" if math.isfinite(p := cheapest[name, task, label]) else "–"
+            for label in FRONT_LOOKS
+        ]
     )
 table(
     "The lowest price in the figure at which the mean top-5 error is below 1 %, in percent of patching every head (– if none):",
@@ -670,9 +780,52 @@ table(
 )
 
 # %% [markdown]
-# Among a few hundred heads a sketch just pays for itself. Four products cost about as much as the patches that they save. With 72 heads even
-# the gradient is dear: patching everything costs only a few times as much.
+# Among a few hundred heads, and on prompts as short as these, patching the largest by $|f_\mathrm{AP}|$ is the cheapest way to a correct list. The second term saves patches, but what it
+# saves is less than what its products cost. With 72 heads even the gradient is dear.
 #
+# ### Longer prompts
+#
+# What is dear about a gradient, or a handful of products, is to read the weights, and that does not grow with the prompt. The price of patching does. So the longer the part of
+# the prompt that is run, the better a screen looks. Here is the reference pair beside one with the same names and a longer way from the first
+# difference to the answer.
+
+# %% tags=["hide-input"]
+TAILS = {
+    "the reference pair": " gave a drink to",
+    "a longer one": " was thirsty after the long walk in the summer heat and so, before anything else, gave a drink to",
+}
+M_SKETCH = 10  # twice the length of the list that is wanted
+lengths, rows = {}, []
+for label, tail in TAILS.items():
+    start = "When Mary and John went to the store,"
+    M = PatchedMetric(
+        loaded[model_name], PromptPair(f"{start} John{tail}", f"{start} Mary{tail}", " Mary")
+    )
+    everything = fastest(1, activation_patching, M)
+    some = torch.linspace(0, M.n - 1, chosen["|f_AP|"]).long()
+    rule = dict(tau=math.inf, fix="activation_patching", screen="sketch", n_matvecs=4)
+    first = fastest(2, M.gradient)
+    parts = (
+        first,
+        first + fastest(2, activation_patching, M, some),
+        fastest(2, screen_flag_fix, M, **rule, largest=M_SKETCH, costs=costs[model_name]),
+    )
+    lengths[label] = [100 * part / everything for part in parts]
+    rows.append([label, M.n_run, f"{everything:.2f}", *(f"{part:.0f}" for part in lengths[label])])
+table(
+    f"Measured on {model_name}, screen and patches in one run, in percent of the seconds that patching every head takes:",
+    [
+        "prompt",
+        "tokens run",
+        "patching every head [s]",
+        "AP",
+        f"AP, then {chosen['|f_AP|']} patches",
+        f"4 products, then {M_SKETCH} patches",
+    ],
+    rows,
+)
+
+# %% [markdown]
 # ### Screen-Flag-Fix with every screen and every fix
 #
 # The paper's workflow flags by $R$. Here are its variants: the score exact or sketched, the fix by HVP, MS-HVP or exact patching,
@@ -681,16 +834,16 @@ table(
 # %% tags=["hide-input"]
 TAU, K_FIX = 0.1, 5
 FIXES = {"HVP": None, f"MS-HVP, K = {K_FIX}": f"ms_hvp:{K_FIX}", "exact patching": "f"}
-SCREENS = {  # label: quadratic term, passes of the screen, how it flags
-    "R > 0.1, exact": ("q", None, "R"),
-    "R > 0.1, 48 products": ("q:48", {"gradient": 1, "matvec": 48}, "R"),
-    "R > 0.1, 8 products": ("q:8", {"gradient": 1, "matvec": 8}, "R"),
-    f"{m_both} largest, exact": ("q", None, "size"),
-    f"{m_both} largest, 8 products": ("q:8", {"gradient": 1, "matvec": 8}, "size"),
+SCREENS = {  # label: quadratic term, what the screen runs, how it flags
+    "R > 0.1, exact": ("q", "hvp", "R"),
+    "R > 0.1, 48 products": ("q:48", "sketched_hvp:48", "R"),
+    "R > 0.1, 8 products": ("q:8", "sketched_hvp:8", "R"),
+    f"{m_both} largest, exact": ("q", "hvp", "size"),
+    f"{m_both} largest, 8 products": ("q:8", "sketched_hvp:8", "size"),
 }
 workflow = {}
 for name, task in settings:
-    run, c, n = heads[name, task], costs[name], n_heads[name]
+    run, c = heads[name, task], costs[name]
     for label, (key, ran, how) in SCREENS.items():
         q = run[key]
         if how == "R":
@@ -698,29 +851,33 @@ for name, task in settings:
         else:
             order = np.argsort(np.argsort(-(np.abs(run["f_ap"]) + np.abs(q)), 1, kind="stable"), 1)
             flagged = order < m_both
-        screened = c.price(ran or passes("hvp", n, n_layers[name]))
+        m = flagged.sum(1)
         for fix, source in FIXES.items():
             if source is None:
-                fixed, each = run["f_ap"] + q, 0.0
+                fixed, more = run["f_ap"] + q, np.zeros(len(m))
             elif source == "f":
-                fixed, each = run["f"], 1.0
+                fixed, more = run["f"], price_of_patches(name, m)
             else:  # known for the five largest heads, which are all that the error asks for
                 fixed = followed[name, task][source]
-                each = (K_FIX - 1) * c.curvature_on_path + (c.curvature if ran else 0)
-            estimate = np.where(flagged, fixed, run["f_ap"])
-            error = top_k_relative_error(estimate, run["f"])
-            workflow[name, task, label, fix] = error, 100 * (screened + each * flagged.sum(1)) / n
+                each = (K_FIX - 1) * c.curvature_on_path + (0 if ran == "hvp" else c.curvature)
+                more = 100 * m * each * c.seconds / seconds[name]["activation_patching"]
+            error = top_k_relative_error(np.where(flagged, fixed, run["f_ap"]), run["f"])
+            workflow[name, task, label, fix] = error, price(name, ran) + more
 rows = []
 for name in models:
     for label in SCREENS:
         cells = []
         for fix in FIXES:
-            error, price = (np.mean([workflow[name, t, label, fix][i] for t in titles]) for i in (0, 1))
-            cells.append(f"{error:.1f} at {price:,.0f}")
+            error, spent = (
+                np.mean([workflow[name, t, label, fix][i] for t in titles]) for i in (0, 1)
+            )
+            cells.append(f"{error:.1f} at {spent:,.0f}")
         rows.append([name, label, *cells])
-    error = np.mean([top_k_relative_error(heads[name, t]["f_ap"], heads[name, t]["f"]) for t in titles])
-    price = 100 * costs[name].gradient / n_heads[name]
-    rows.append([name, "none: AP alone", f"{error:.1f} at {price:.0f}", "", ""])
+    error = np.mean(
+        [top_k_relative_error(heads[name, t]["f_ap"], heads[name, t]["f"]) for t in titles]
+    )
+    alone = price(name, "attribution_patching")
+    rows.append([name, "none: AP alone", f"{error:.1f} at {alone:.0f}", "", ""])
 table(
     "Mean top-5 relative error in percent, at a price in percent of patching every head; means over the three tasks.",
     ["model", "flagged", *(f"fix: {fix}" for fix in FIXES)],
@@ -739,8 +896,9 @@ table(
 # [chapter 4](04_curvature_gap.ipynb).
 
 # %% tags=["hide-input"]
-NEURON_KS = (4, 8, 16, 48)
+NEURON_KS = (8, 48)
 K_SCREEN = NEURON_KS[-1]
+SCREENED = f"sketched_hvp:{K_SCREEN}"
 TOP = 50  # the largest true effects of the sample
 on_some = (
     "activation_patching",
@@ -754,7 +912,10 @@ for name, model in loaded.items():
     kind = f"neurons_pre:{n_per_layer}"
     options = dict(n_prompts=n_neuron_prompts, components=kind, store="results", device=device)
     known = sweep(
-        name, "ioi", ("activation_patching", "attribution_patching", "hvp", "local_curvature"), **options
+        name,
+        "ioi",
+        ("activation_patching", "attribution_patching", "hvp", "local_curvature"),
+        **options,
     )
     few = sweep(name, "ioi", on_some, top=TOP, **options)
     found = []
@@ -762,26 +923,40 @@ for name, model in loaded.items():
         M = PatchedMetric(model, one, "neurons_pre")
         place = {label: j for j, label in enumerate(M.labels)}
         sample = torch.tensor([place[label] for label in known.label.values])
-        started = time.perf_counter()
-        screened = {K_SCREEN: screen(M, K_SCREEN)}
-        took = time.perf_counter() - started
-        screened |= {k: screen(M, k) for k in NEURON_KS[:-1]}
-        found.append({f"q:{k}": s.quadratic.double().cpu()[sample].numpy() for k, s in screened.items()})
+        screened, took = {}, {}
+        for k in NEURON_KS:
+            started = time.perf_counter()
+            screened[k] = screen(M, k)
+            took[f"sketched_hvp:{k}"] = time.perf_counter() - started
+        found.append(
+            {f"q:{k}": s.quadratic.double().cpu()[sample].numpy() for k, s in screened.items()}
+        )
         if i == 0:
-            c = measure_costs(M, sample=40, repeats=2)
-            spectrum_of = low_rank(M, 16)
-            signs = torch.randint(0, 2, (M.n, 16), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-            V = spectrum_of.vectors.cpu()
-            rest = M.hessian_matvec((signs - V @ (V.T @ signs)).to(M.delta_norm)).square().sum(0).mean().item()
-            squares = spectrum_of.values.square().cpu()
+            some = torch.linspace(0, M.n - 1, 128).long()
+            took["unit"] = fastest(2, activation_patching, M, some) / len(some)
+            took["attribution_patching"] = fastest(2, M.gradient)
+            took["local_curvature"] = 2 * took["attribution_patching"]  # two gradients
+            # The leading subspace, from products made together; what is outside it, from random signs.
+            signs = (
+                torch.randint(0, 2, (M.n, 40), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+            )
+            V = torch.linalg.qr(M.hessian_matvec(signs[:, :24]).cpu()).Q
+            inner = V.T @ M.hessian_matvec(V).cpu()
+            squares = (
+                torch.linalg.eigvalsh((inner + inner.T) / 2).square().sort(descending=True).values
+            )
+            outside = signs[:, 24:] - V @ (V.T @ signs[:, 24:])
+            rest = M.hessian_matvec(outside).square().sum(0).mean().item()
             held = 100 * squares[:8].sum().item() / (squares.sum().item() + rest)
-            neurons[name] = {"n": M.n, "seconds": took, "costs": c, "held": held}
+            neurons[name] = {"n": M.n, "took": took, "held": held}
         del M
     run = neurons[name]
     run |= {key: np.stack([one[key] for one in found]) for key in found[0]}
     run["f"] = known.activation_patching.values.astype(float)
     run["f_ap"] = known.attribution_patching.values.astype(float)
-    run["hvp"], run["local"] = (known[key].values.astype(float) for key in ("hvp", "local_curvature"))
+    run["hvp"], run["local"] = (
+        known[key].values.astype(float) for key in ("hvp", "local_curvature")
+    )
     run["q"] = run["hvp"] - run["f_ap"]
     run["far"] = {key: few[key].values.astype(float) for key in on_some}
 
@@ -794,15 +969,21 @@ def neurons_off(run, key):
 
 rows = []
 for name, run in neurons.items():
-    patching = run["costs"].seconds * run["n"]
+    patching = run["took"]["unit"] * run["n"]
     rows.append(
-        [name, f"{run['n']:,}", f"{run['seconds']:.1f}", f"{patching:.0f}", f"{patching / run['seconds']:.0f}"]
+        [
+            name,
+            f"{run['n']:,}",
+            f"{run['took'][SCREENED]:.1f}",
+            f"{patching:.0f}",
+            f"{patching / run['took'][SCREENED]:.0f}",
+        ]
         + [f"{neurons_off(run, f'q:{k}'):.0f}" for k in NEURON_KS]
         + [f"{neurons_off(run, 'local'):.0f}", f"{run['held']:.0f}"]
     )
 table(
-    f"One prompt. Seconds of a screen with {K_SCREEN} products, and of patching every neuron exactly (extrapolated from 40 of them). Errors of the "
-    f"quadratic terms on the sample, 2-norm, in percent, with 4 to {K_SCREEN} products and for the curvature of the activation function alone; "
+    f"One prompt. Seconds of a screen with {K_SCREEN} products, and of patching every neuron exactly (extrapolated from 128 of them). Errors of the "
+    f"quadratic terms on the sample, 2-norm, in percent, with {NEURON_KS[0]} to {K_SCREEN} products and for the curvature of the activation function alone; "
     "and how much of the squared size of H its eight largest eigenvalues hold.",
     [
         "model",
@@ -821,19 +1002,24 @@ table(
 SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 neuron_front = {}
 for name, run in neurons.items():
-    n, c, L = run["n"], run["costs"], n_layers[name]
     first, q8 = run["f_ap"], run["q:8"]
-    sketch = 100 * c.price({"gradient": 1, "matvec": 8}) / n
 
-    def at(method, estimate, name=name, n=n, c=c, L=L, run=run):
-        price = 100 * c.price(passes(method, n, L, "neurons_pre")) / n
-        return price, top_k_relative_error(estimate, run["f"], TOP)
+    def at(method, estimate, name=name, run=run):
+        """Price in percent of patching all, and errors; prices of bulk runs are those of heads."""
+        n, took = run["n"], run["took"]
+        if method in took:
+            spent = took[method] / took["unit"]
+        else:
+            spent = costs[name].price(passes(method, n, n_layers[name], "neurons_pre"))
+        return 100 * spent / n, top_k_relative_error(estimate, run["f"], TOP)
 
     def largest(size, spent, run=run):
         points = []
         for share in SHARES:
             m = math.ceil(share * size.shape[1])
-            points.append((spent + 100 * share, top_k_relative_error(patched(run, size, m), run["f"], TOP)))
+            points.append(
+                (spent + 100 * share, top_k_relative_error(patched(run, size, m), run["f"], TOP))
+            )
         return points
 
     neuron_front[name] = {
@@ -841,11 +1027,13 @@ for name, run in neurons.items():
         "AP, then patch the largest |f_AP|": largest(
             np.abs(first), at("attribution_patching", first)[0]
         ),
-        "8 products, then patch the largest |f_AP| + |q|": largest(np.abs(first) + np.abs(q8), sketch),
+        "8 products, then patch the largest |f_AP| + |q|": largest(
+            np.abs(first) + np.abs(q8), at("sketched_hvp:8", first)[0]
+        ),
         "AP + curvature of the neuron alone, then patch the largest": largest(
             np.abs(first) + np.abs(run["local"] - first), at("local_curvature", first)[0]
         ),
-        f"AP + sketched q, 4 to {K_SCREEN} products": [
+        f"AP + sketched q, {NEURON_KS[0]} to {K_SCREEN} products": [
             at(f"sketched_hvp:{k}", first + run[f"q:{k}"]) for k in NEURON_KS
         ],
         "AP + curvature of the neuron alone": [at("local_curvature", run["local"])],
@@ -861,12 +1049,24 @@ FLOOR_N = 0.003
 fig, axes = plt.subplots(1, 2, figsize=(9.8, 5.4), sharex=True, sharey=True)
 for ax, name in zip(axes, models, strict=True):
     ax.axvspan(100, 1e5, color="#eeeeee", zorder=0, lw=0)
-    for (label, points), (colour, marker, line) in zip(neuron_front[name].items(), looks, strict=True):
+    for (label, points), (colour, marker, line) in zip(
+        neuron_front[name].items(), looks, strict=True
+    ):
         spent, errors = zip(*points, strict=True)
         middle = np.maximum([e.mean() for e in errors], FLOOR_N)
-        ax.plot(spent, middle, color=colour, marker=marker, ls=line or "none", ms=6, lw=1.5, label=label)
+        ax.plot(
+            spent, middle, color=colour, marker=marker, ls=line or "none", ms=6, lw=1.5, label=label
+        )
     ax.plot(
-        100, FLOOR_N, "*", color="black", ms=15, clip_on=False, zorder=5, ls="none", label="patch every neuron: no error"
+        100,
+        FLOOR_N,
+        "*",
+        color="black",
+        ms=15,
+        clip_on=False,
+        zorder=5,
+        ls="none",
+        label="patch every neuron: no error",
     )
     ax.set(xscale="log", yscale="log", ylim=(FLOOR_N, 10), xlim=(0.02, 1e4))
     ax.set_title(f"{name}, {neurons[name]['n']:,} neurons", fontsize=11, weight="normal")
@@ -885,13 +1085,18 @@ _ = fig.suptitle(
 rows, neuron_cheapest = [], {}
 for name, series in neuron_front.items():
     for label, points in series.items():
-        price, errors = min(points, key=lambda point: point[1].mean())
+        spent, errors = min(points, key=lambda point: point[1].mean())
         good = [p for p, e in points if e.mean() < 0.1]
         neuron_cheapest[name, label] = min(good, default=math.inf)
         reached = neuron_cheapest[name, label]
         rows.append(
-            [name, label, f"{points[0][1].mean():.3f} at {points[0][0]:,.2f}", f"{errors.mean():.3f} at {price:,.2f}"]
-            + [f"{reached:,.2f}" if math.isfinite(reached) else "–"]
+            [
+                name,
+                label,
+                f"{points[0][1].mean():.3f} at {points[0][0]:,.2f}",
+                f"{errors.mean():.3f} at {spent:,.2f}",
+                f"{reached:,.2f}" if math.isfinite(reached) else "–",
+            ]
         )
 table(
     f"Mean relative error on the {TOP} largest neurons of the sample, in percent, at a price in percent of patching all neurons; and the "
@@ -921,7 +1126,7 @@ RANKED = 30  # heads among which sets are drawn
 pairs_of, singles = {}, {}
 for name, model in loaded.items():
     M, H = PatchedMetric(model, pair), hessians[name]
-    truth = activation_patching(M).double().cpu()
+    truth = on_pair[name][0].double().cpu()
     ranked = truth.abs().argsort(descending=True)[:RANKED]
     i, j = torch.triu_indices(RANKED, RANKED, offset=1)
     alpha = torch.zeros(len(i), M.n)
@@ -944,7 +1149,9 @@ for name, model in loaded.items():
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.6))
 for ax, (name, run) in zip(axes, pairs_of.items(), strict=True):
     reach = 1.1 * max(np.abs(run["measured"]).max(), np.abs(run["predicted"]).max())
-    ax.plot([-reach, reach], [-reach, reach], color="#888888", lw=1.2, label="prediction = measurement")
+    ax.plot(
+        [-reach, reach], [-reach, reach], color="#888888", lw=1.2, label="prediction = measurement"
+    )
     ax.scatter(run["predicted"], run["measured"], s=30, color="#0072B2", lw=0, alpha=0.8)
     ax.axhline(0, color="#bbbbbb", lw=0.8)
     ax.set_title(f"{name}: correlation {run['r']:.2f}", fontsize=11, weight="normal")
@@ -1011,14 +1218,23 @@ for name, (M, truth, ranked, measured) in singles.items():
             alpha @ truth + pairwise,
         )
         for label, guess in zip(PREDICTIONS, guesses, strict=True):
-            together[name, label, k] = (100 * (guess - joint).abs().sum() / joint.abs().sum()).item()
+            together[name, label, k] = (
+                100 * (guess - joint).abs().sum() / joint.abs().sum()
+            ).item()
         if k == 2:
-            together[name, "exact effects + measured interactions", k] = math.nan  # by definition right
+            together[name, "exact effects + measured interactions", k] = (
+                math.nan
+            )  # by definition right
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.9), sharey=True, sharex=True)
 for ax, name in zip(axes, models, strict=True):
     for label, (colour, marker, line) in PREDICTIONS.items():
         ax.plot(
-            SIZES, [together[name, label, k] for k in SIZES], color=colour, marker=marker, ls=line, label=label
+            SIZES,
+            [together[name, label, k] for k in SIZES],
+            color=colour,
+            marker=marker,
+            ls=line,
+            label=label,
         )
     ax.axhline(100, color="#888888", lw=1)
     ax.set(xscale="log", yscale="log", ylim=(2, 200), xlabel="heads patched together")
@@ -1052,9 +1268,9 @@ table(
 )
 
 # %% [markdown]
-# Two things fail one after the other. From five heads on the quadratic model at the start is no better than exact single effects and often worse, since its interactions are those
-# of the start. And with twenty, not even the measured interactions of all pairs help any more: what is missing then are triples and larger groups. A joint
-# patch is one run. If that is the question, patch them jointly.
+# Two things fail, one after the other. From five heads on, the quadratic model at the start is no better than the sum of exact effects, and in SmolLM2 much worse: its
+# curvature and its interactions are those of the start. With twenty heads not even the measured interactions of all pairs help much: what is missing then are triples and larger
+# groups. A joint patch is one run. If that is the question, patch them jointly.
 #
 # ## At scale
 #
@@ -1079,8 +1295,12 @@ for kind in ("heads", "neurons_pre"):
     for one in plan(sizes, kind, PLANNED, 20, 10, 1, RATE):
         at_scale[kind, one.estimator] = one
         rows.append(
-            [f"{sizes.n_components(kind, 10):,} {kind}", one.estimator, f"{one.forward_equivalents:,.0f}"]
-            + [f"{one.seconds:,.2f}" if one.seconds < 100 else f"{one.seconds:,.0f}"]
+            [
+                f"{sizes.n_components(kind, 10):,} {kind}",
+                one.estimator,
+                f"{one.forward_equivalents:,.0f}",
+                f"{one.seconds:,.2f}" if one.seconds < 100 else f"{one.seconds:,.0f}",
+            ]
         )
 table(
     f"{LARGE}, one prompt:",
@@ -1091,11 +1311,11 @@ table(
 # %% [markdown]
 # ## What to use
 #
-# The rule for heads was made on the IOI prompts of the first model; with 4 products it asks there for fewer patches than twice the length of the list that is wanted.
-# We recommend twice the length, ten patches for the five largest heads, to have a margin.
+# The rules for heads were made on the IOI prompts of the first model. With 4 products they ask there for fewer patches than twice the length of the list
+# that is wanted; we take twice the length, to have a margin.
 
 # %% tags=["hide-input"]
-TOP_K, M_SKETCH = 5, 10
+TOP_K = 5
 table(
     "",
     ["you have", "you want", "use"],
@@ -1105,55 +1325,68 @@ table(
         [
             "some hundreds, many prompts",
             f"the {TOP_K} largest effects",
-            f"AP, then patch the {chosen['|f_AP|']} largest; or 4 products, then patch the {M_SKETCH} with the largest |f_AP| + |q|",
+            f"AP, then patch the {chosen['|f_AP|']} largest; if prompts are long, 4 products, then patch the {M_SKETCH} largest |f_AP| + |q|",
         ],
         [
             "tens of thousands",
             "the largest effects",
             "AP and a second term (of the neuron alone where there is one, else 8 products); then patch the largest percent or two",
         ],
-        ["tens of thousands", "R, or q itself, of each", f"a sketch with {K_SCREEN} products or more"],
-        ["any number", "every effect to a percent", "patch them all: no estimate that is cheaper does it"],
-        ["a few strong components", "their interactions", "patch the pairs; for more than five, patch them jointly"],
+        [
+            "tens of thousands",
+            "R, or q itself, of each",
+            f"a sketch with {K_SCREEN} products or more",
+        ],
+        [
+            "any number",
+            "every effect to a percent",
+            "patch them all: no estimate that is cheaper does it",
+        ],
+        [
+            "a few strong components",
+            "their interactions",
+            "patch the pairs; for more than five, patch them jointly",
+        ],
         ["a doubtful estimate", "why it is off", "the quadratic term and its parts (chapter 4)"],
     ],
 )
 
 # %% [markdown]
-# The third row is put to the test on all prompts: 4 products and ten patches, against as many patches by $|f_\mathrm{AP}|$ as the same price allows.
+# The two rules of the third row are put to the test on all prompts.
 
 # %% tags=["hide-input"]
 tests, rows = {}, []
 for name, task in settings:
-    run, c = heads[name, task], costs[name]
-    budget = screen_price(name, BOTH) + M_SKETCH
-    alone = int(budget - c.gradient)
+    run, by_first, by_both = heads[name, task], np.abs(heads[name, task]["f_ap"]), RULES[BOTH][0]
     errors = {
-        "sketch": top_k_relative_error(patched(run, RULES[BOTH][0](run), M_SKETCH), run["f"]),
-        "size": top_k_relative_error(patched(run, np.abs(run["f_ap"]), alone), run["f"]),
         "AP": top_k_relative_error(run["f_ap"], run["f"]),
+        "size": top_k_relative_error(patched(run, by_first, chosen["|f_AP|"]), run["f"]),
+        "sketch": top_k_relative_error(patched(run, by_both(run), M_SKETCH), run["f"]),
     }
     t = paired_bootstrap(errors["sketch"], errors["size"])
-    tests[name, task] = errors, t, 100 * budget / n_heads[name], alone
-    rows.append(
-        [name, titles[task], f"{errors['AP'].mean():.1f}", f"{100 * budget / n_heads[name]:.0f}"]
-        + [f"{bootstrap_ci(errors['sketch']):.2f}", f"{np.mean(errors['sketch'] < AIM):.0%}", alone]
-        + [f"{bootstrap_ci(errors['size']):.2f}", f"{np.mean(errors['size'] < AIM):.0%}"]
-        + [f"{t.difference:+.2f} ({t.low:+.2f} to {t.high:+.2f})"]
-    )
+    spent = {
+        "size": price_of_rule(name, "|f_AP|", chosen["|f_AP|"]),
+        "sketch": price_of_rule(name, BOTH, M_SKETCH),
+    }
+    tests[name, task] = errors, t, spent
+    cells = [name, titles[task], f"{errors['AP'].mean():.1f}"]
+    for rule in spent:
+        cells += [f"{bootstrap_ci(errors[rule]):.2f}", f"{np.mean(errors[rule] < AIM):.0%}"]
+        cells.append(f"{spent[rule]:.0f}")
+    rows.append([*cells, f"{t.difference:+.2f} ({t.low:+.2f} to {t.high:+.2f})"])
 table(
-    f"Mean top-5 relative error in percent, with 95 % intervals over {n_prompts} prompts:",
+    f"Mean top-5 relative error in percent, with 95 % intervals over {n_prompts} prompts; prices in percent of patching every head of the reference pair.",
     [
         "model",
         "task",
         "AP alone",
-        "price [%]",
+        f"AP, {chosen['|f_AP|']} patches",
+        "below 1 %",
+        "price",
         f"4 products, {M_SKETCH} patches",
         "below 1 %",
-        "as many patches by |f_AP|",
-        "their error",
-        "below 1 %",
-        "sketch less size",
+        "price",
+        "second less first",
     ],
     rows,
 )
@@ -1191,16 +1424,17 @@ target(
     max(ioi_32.values()) <= 8,
 )
 found_by_R = {}
-for name, model in loaded.items():
-    M = PatchedMetric(model, pair)
-    truth, at_0 = activation_patching(M).double().cpu(), M.along_axes(0.0)
-    slope, matters = at_0.slope.double().cpu(), truth.abs() >= 0.01 * truth.abs().max()
+for name, (truth, at_0) in on_pair.items():
+    truth, slope = truth.double().cpu(), at_0.slope.double().cpu()
+    matters = truth.abs() >= 0.01 * truth.abs().max()
     flags = (at_0.curvature.double().cpu() / 2).abs() > 0.1 * slope.abs()
     seen = []
     for s in sketched[name, "xdiag", 48]:
         guess = (s.values / 2).abs() > 0.1 * slope.abs()
         hits = (guess & flags & matters).sum().item()
-        seen.append((hits / (flags & matters).sum().item(), hits / max((guess & matters).sum().item(), 1)))
+        seen.append(
+            (hits / (flags & matters).sum().item(), hits / max((guess & matters).sum().item(), 1))
+        )
     found_by_R[name] = np.median(seen, axis=0)
 target(
     "heads with R > 0.1 found with 48 products, of those with at least 1 % of the largest effect: median recall, 20 seeds",
@@ -1214,24 +1448,18 @@ target(
     both(lambda name: found_by_R[name][1], "{:.2f}"),
     min(v[1] for v in found_by_R.values()) >= 0.85,
 )
-clock = {}
-for name, model in loaded.items():
-    M = PatchedMetric(model, pair)
-    clock[name] = [
-        min(seconds_of(f) for _ in range(3))
-        for f in (lambda M=M: diagonal(M, "xdiag", 32), lambda M=M: activation_patching(M))
-    ]
+time_32 = price(model_name, "sketched_hvp:32")
 target(
-    f"time of 32 products, against patching all heads, {model_name}",
+    f"seconds for 32 products, against those for patching all heads, {model_name}",
     "≤ 1",
-    f"{clock[model_name][0]:.2f} s / {clock[model_name][1]:.2f} s = {clock[model_name][0] / clock[model_name][1]:.2f}",
-    clock[model_name][0] <= clock[model_name][1],
+    f"{time_32 / 100:.2f}",
+    time_32 <= 100,
 )
 target(
     f"sketched R of all {neurons[model_name]['n']:,} neurons of a prompt, {K_SCREEN} products, {model_name}",
     "≤ 90 s",
-    f"{neurons[model_name]['seconds']:.1f} s",
-    neurons[model_name]["seconds"] <= 90,
+    f"{neurons[model_name]['took'][SCREENED]:.1f} s",
+    neurons[model_name]["took"][SCREENED] <= 90,
 )
 rule_on_pair = {}
 for name, model in loaded.items():
@@ -1245,19 +1473,32 @@ for name, model in loaded.items():
         n_matvecs=4,
         largest=M_SKETCH,
     )
-    error = top_k_relative_error(found.estimates.cpu(), activation_patching(M).cpu())
-    rule_on_pair[name] = error, 100 * found.cost / M.n
+    error = top_k_relative_error(found.estimates.cpu(), on_pair[name][0].cpu())
+    rule_on_pair[name] = error
+by_operations = {
+    name: {one.estimator: one.forward_equivalents for one in planned[name]}["sketched_hvp:4"]
+    + M_SKETCH
+    for name in models
+}
 target(
     f"screen with 4 products, patch the {M_SKETCH} largest: top-5 error on the reference pair, {model_name}",
     "≤ 1 %",
-    f"{rule_on_pair[model_name][0]:.2f} %",
-    rule_on_pair[model_name][0] <= 1,
+    f"{rule_on_pair[model_name]:.2f} %",
+    rule_on_pair[model_name] <= 1,
 )
+for label in TAILS:
+    spent = lengths[label][2]
+    target(
+        f"its seconds, {model_name}, {label}",
+        "≤ 25 % of patching every head",
+        f"{spent:.0f} %",
+        spent <= 25,
+    )
 target(
-    f"its price, {model_name}",
+    f"its operations, {model_name}, the reference pair",
     "≤ 25 % of patching every head",
-    f"{rule_on_pair[model_name][1]:.0f} %",
-    rule_on_pair[model_name][1] <= 25,
+    f"{100 * by_operations[model_name] / n_heads[model_name]:.0f} %",
+    by_operations[model_name] <= n_heads[model_name] / 4,
 )
 target(
     f"the same rule on {n_prompts} other IOI prompts",
@@ -1268,7 +1509,7 @@ target(
 target(
     f"the same rule on the reference pair, {second_model}",
     "to be stated",
-    f"{rule_on_pair[second_model][0]:.2f} % at {rule_on_pair[second_model][1]:.0f} % of the price",
+    f"{rule_on_pair[second_model]:.2f} % for {price_of_rule(second_model, BOTH, M_SKETCH):.0f} % of the seconds",
     None,
 )
 table(
@@ -1276,6 +1517,11 @@ table(
     ["what", "target", "measured", "met"],
     [[*row, {True: "yes", False: "**no**", None: ""}[met]] for *row, met in targets],
 )
+
+# %% [markdown]
+# One target is missed: on the reference pair the rule takes more than a quarter of the seconds that patching every head takes. It is not for the number of operations. The screen
+# is three small batches, one after the other: the gradient, two products with random signs, two with the subspace. The patches are a fourth. Each reads all weights, for five
+# tokens. No rule with a gradient and ten patches would stay below a quarter here; on the longer prompt this one does.
 
 # %% [markdown]
 # ## What we found
@@ -1288,40 +1534,40 @@ def listed(values, form="{:.1f}"):
     return " and ".join(f"{form.format(value)} ({name})" for name, value in values.items())
 
 
-def span(values, form="{:.2f}"):
-    values = list(values)
-    return f"{form.format(min(values))} to {form.format(max(values))}"
-
-
-by_sketch = [tests[key][0]["sketch"].mean() for key in settings]
-by_first = [tests[key][0]["size"].mean() for key in settings]
+by_rule = {
+    rule: [tests[key][0][rule].mean() for key in settings] for rule in ("AP", "size", "sketch")
+}
 decided = sum(tests[key][1].p_value < 0.05 for key in settings)
-ap_alone = [tests[key][0]["AP"].mean() for key in settings]
-beyond_all = [
-    label
-    for label in ("HVP", *FOLLOWED)
-    if all(price > 100 for key in settings for price, _ in front[(*key, label)])
-]
+of_all = {
+    method: {name: price(name, method) / 100 for name in models} for method in ("hvp", "ms_hvp:5")
+}
+ig_5 = {name: price(name, "integrated_gradients:5:midpoint") / 100 for name in models}
 eight = [100 - np.median(missing[key][:, 7]) for key in missing]
 Markdown(
-    f"""* One component at a time, no derivative is worth its price: the curvature of a head costs
-  {listed({n: c.curvature for n, c in costs.items()})} runs, and the truth costs one. {", ".join(beyond_all)} cost more for all heads than
-  patching all heads, on both models.
+    rf"""* One component at a time, no derivative is worth its price. For all heads, HVP takes {listed(of_all["hvp"])} times as long as patching all heads
+  exactly, MS-HVP with five steps {listed(of_all["ms_hvp:5"], "{:.0f}")} times, integrated gradients with five points
+  {listed(ig_5, "{:.0f}")} times.
 * The curvature is nearly of low rank: eight eigenvalues hold {span(eight, "{:.0f}")} % of the squared size of the Hessian (medians over prompts) in all
   {len(PLACES)} settings of both models. So 32 products give the quadratic terms of all heads to
   {listed(ioi_32, "{:.1f} %")} (median over IOI prompts), whatever the number of components; on Factual it is
   {listed({n: np.median(off_by(heads[n, "factual"], 32)) for n in models}, "{:.1f} %")}.
-* For all neurons of a prompt, {K_SCREEN} products take {listed({n: run["seconds"] for n, run in neurons.items()}, "{:.1f} s")}, where patching
-  would take {listed({n: run["costs"].seconds * run["n"] for n, run in neurons.items()}, "{:.0f} s")}.
-* The best use of a second term is to choose what to patch. With 4 products and {M_SKETCH} patches the mean top-5 error is {span(by_sketch)} %, by
-  model and task; attribution patching alone has {span(ap_alone, "{:.0f}")} %. It costs {listed({n: tests[n, "ioi"][2] for n in models}, "{:.0f} %")} of
-  patching every head.
-* But at the same price, more patches chosen by $|f_\\mathrm{{AP}}|$ alone leave {span(by_first)} %, and the difference is significant in {decided} of
-  {len(settings)} settings. Among a few hundred heads the sketch saves about what it costs.
+* For all neurons of a prompt, {K_SCREEN} products take {listed({n: run["took"][SCREENED] for n, run in neurons.items()}, "{:.1f} s")}, where patching
+  would take {listed({n: run["took"]["unit"] * run["n"] for n, run in neurons.items()}, "{:.0f} s")}.
+* The best use of a second term is to choose what to patch: sorted by $|f_\mathrm{{AP}}| + |q|$, fewer heads have to be patched than by
+  $|f_\mathrm{{AP}}|$. With 4 products and {M_SKETCH} patches the mean top-5 error is {span(by_rule["sketch"])} %, by
+  model and task; attribution patching alone has {span(by_rule["AP"], "{:.0f}")} %.
+* But {chosen["|f_AP|"]} patches chosen by $|f_\mathrm{{AP}}|$ alone leave {span(by_rule["size"])} %; the difference is significant in {decided} of
+  {len(settings)} settings. And on short prompts they are the cheaper rule:
+  {listed({n: tests[n, "ioi"][2]["size"] for n in models}, "{:.0f} %")} of patching every head, against
+  {listed({n: tests[n, "ioi"][2]["sketch"] for n in models}, "{:.0f} %")}. Among a few hundred heads a sketch is not worth it.
+* Among neurons a second term is. To bring the error on the {TOP} largest below 0.1 % takes
+  {listed({n: neuron_cheapest[n, "8 products, then patch the largest |f_AP| + |q|"] for n in models}, "{:.1f} %")} of the price of patching all with one,
+  and {" and ".join(f"{v:.1f} % ({n})" if math.isfinite(v) else f"more than 10 % ({n})" for n, v in {n: neuron_cheapest[n, "AP, then patch the largest |f_AP|"] for n in models}.items())}
+  without. The curvature of the neuron alone serves as well for that as a sketch.
 * $R$ is not the rule for this purpose, exact or sketched, and neither HVP nor MS-HVP is the fix: exact patching of the same heads is cheaper and exact.
 * The interactions of large heads are not those of the start: the Hessian's entries correlate with the measured ones at
-  {listed({n: run["r"] for n, run in pairs_of.items()}, "{:.2f}")} for the ten largest. Twenty heads together are off by
-  {span((together[n, p, 20] for n in models for p in PREDICTIONS), "{:.0f}")} % whatever one knows of singles and pairs."""
+  {listed({n: run["r"] for n, run in pairs_of.items()}, "{:.2f}")} for the ten largest. For twenty heads together all predictions are off by
+  {span((together[n, p, 20] for n in models for p in PREDICTIONS), "{:.0f}")} %, whatever they know of singles and pairs."""
 )
 
 # %% [markdown]
@@ -1332,23 +1578,16 @@ Markdown(
 #
 # **Limits.** Two small models with quantised weights, three tasks, prompts made by us. One position of the whole patch, one seed for each stored sketch. The rule was
 # judged by the five largest effects of a prompt, since that is the yardstick of the paper; a circuit may need more heads, and smaller ones. Neurons were judged on
-# samples of four IOI prompts. Interactions and joint patches are those of the reference pair. Prices are those of one machine with two cores; a GPU
-# runs a large batch at a better rate than one gradient, or a worse one, and then the table moves. Predicted times for the large model were
+# samples of four IOI prompts. Interactions and joint patches are those of the reference pair. Prices are those of one machine with two cores and
+# of this package, which runs one prompt at a time: gradients of many prompts in one batch would read the weights only once, and all that is shared by the heads would
+# become cheaper. On a GPU the times are others; what is said of reading weights holds there too. Predicted times for the large model were
 # not checked on it. With hundreds of prompts one need not choose on each: heads that matter on some will matter on others, and a list made once may be patched
 # everywhere. That was not tried here.
 
 # %% tags=["hide-input"]
-overhead = {
-    name: costs[name].price(passes("hvp", n_heads[name], n_layers[name])) / costs[name].gradient
-    for name in models
-}
-against_truth = {
-    name: costs[name].price(passes("hvp", n_heads[name], n_layers[name])) / n_heads[name] for name in models
-}
+overhead = {name: seconds[name]["hvp"] / seconds[name]["attribution_patching"] for name in models}
 ig_10 = {
-    name: costs[name].price(passes("integrated_gradients:10:midpoint", n_heads[name], n_layers[name]))
-    / costs[name].price(passes("hvp", n_heads[name], n_layers[name]))
-    for name in models
+    name: price(name, "integrated_gradients:10:midpoint") / price(name, "hvp") for name in models
 }
 step = {name: c.curvature_on_path / c.curvature for name, c in costs.items()}
 large = {m: at_scale["heads", m].forward_equivalents for m in PLANNED}
@@ -1357,7 +1596,7 @@ claims = [
         claim="HVP of all components takes less than three times the time of attribution patching",
         paper="2.75, 2.87 and 2.75 times (GPT-2, Pythia-2.8B, Pythia-410M)",
         source="section 4.1, from the times given there",
-        here=f"HVP of every head costs {listed(overhead, '{:.0f}')} times one gradient",
+        here=f"HVP of every head takes {listed(overhead, '{:.0f}')} times as long as one gradient",
         verdict=verdict(max(overhead.values()) <= 3, min(overhead.values()) <= 3),
         rule="at most 3 times in both models; partly: in one",
     ),
@@ -1366,10 +1605,10 @@ claims = [
         paper="stated; exact patching is not in the cost comparison",
         source="abstract, sections 1 and 4.2",
         here=(
-            f"HVP of every head costs {listed(against_truth)} times exact patching of every head; predicted for "
+            f"HVP of every head takes {listed(of_all['hvp'])} times as long as exact patching of every head; predicted for "
             f"{LARGE}: {large['hvp'] / large['activation_patching']:.1f} times"
         ),
-        verdict=verdict(max(against_truth.values()) < 1, min(against_truth.values()) < 1),
+        verdict=verdict(max(of_all["hvp"].values()) < 1, min(of_all["hvp"].values()) < 1),
         rule="HVP of every head costs less than patching every head, in both models; partly: in one",
     ),
     Claim(

@@ -146,6 +146,7 @@ def what_runs(M, estimator, monkeypatch):
 
         def spy(V):
             found["matvec"] += V.shape[1]
+            found["matvec_batch"] += 1
             return product(V)
 
         return slopes, spy
@@ -249,6 +250,9 @@ def counted(M, which):
     found["curvature"] = (at_0 - found["gradient"]) / len(which)
     products, V = M.gradient_and_hessian()[1], torch.ones(M.n, 3, dtype=M.delta_norm.dtype)
     found["matvec"] = operations(lambda: products(V)) / 3
+    found["matvec_batch"] = operations(lambda: products(V)) - 3 * operations(
+        lambda: products(V[:, :1])
+    )
     return found
 
 
@@ -264,6 +268,7 @@ def without_own_block(sizes, *args):
         "gradient": below_top["gradient"] + block,
         "curvature": above["curvature"],
         "matvec": below_top["matvec"],
+        "matvec_batch": below_top["matvec_batch"],
         **{name: above[name] + block for name in ("slope_on_path", "curvature_on_path", "third")},
     }
 

@@ -481,7 +481,7 @@ def test_a_screen_is_exact_or_sketched():
     of_diagonal = diagonal(M, "xdiag", 10, seed=3)
     assert_close(sketched.quadratic, of_diagonal.values / 2, 1e-12)
     assert_close(sketched.error, of_diagonal.error / 2, 1e-12)
-    assert sketched.passes == {"gradient": 1, "matvec": 10}
+    assert sketched.passes == {"gradient": 1, "matvec": 10, "matvec_batch": 2}
     for found in (exact, sketched):
         assert_close(found.score, reliability_score(found.first_order, found.quadratic))
         sizes = [abs(f) + abs(h) for f, h in zip(*found[:2], strict=True)]
@@ -508,7 +508,7 @@ def test_a_sketched_screen(fix):
         "ms_hvp": {"gradient": 2, "curvature": m, "curvature_on_path": 2 * m},
         "activation_patching": {"forward": m},
     }
-    assert found.passes == {"gradient": 1, "matvec": 10} | extra[fix]
+    assert found.passes == {"gradient": 1, "matvec": 10, "matvec_batch": 2} | extra[fix]
     assert found.cost == COSTS.price(found.passes)
 
 
