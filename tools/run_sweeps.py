@@ -2,7 +2,7 @@
 
 What is stored already is kept, so the command can be interrupted and repeated; delete
 ``notebooks/results/*.nc`` first to start from nothing. The notebooks ask for the same sweeps and
-read them in seconds. The stored ones took 9 hours on one core (the sum of their ``seconds``).
+read them in seconds. The stored ones took 10 hours on one core (the sum of their ``seconds``).
 """
 
 from __future__ import annotations
