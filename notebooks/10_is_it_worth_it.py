@@ -14,8 +14,10 @@
 # After this chapter you can
 #
 # * say what each method costs for all components of a prompt, and which of them nobody should use;
-# * estimate the curvature of every component at once, from a few products with the Hessian, and say how far off you are;
-# * choose which components to patch exactly, so that the largest effects come out right, and say when that is cheaper than patching all;
+# * estimate the curvature of every component at once, from a few products with the Hessian, and say how far off you
+#   are;
+# * choose which components to patch exactly, so that the largest effects come out right, and say when that is cheaper
+#   than patching all;
 # * predict what two heads do together, and say where that stops working.
 #
 # The prices of [chapter 3](03_hessian_vector_product.ipynb), the baselines of [chapter 8](08_baselines.ipynb) and the
@@ -99,19 +101,19 @@ def table(lead, head, rows):
 # %% [markdown]
 # ## The plain arithmetic
 #
-# There are $n$ components. Patching them all exactly costs $n$ runs, and leaves no error. A method is of use only if it
-# is cheaper than that; how exact it is comes second.
+# There are $n$ components. Patching them all exactly costs $n$ runs, and leaves no error. A method is of use only if
+# it is cheaper than that; how exact it is comes second.
 #
 # * **One gradient** serves all components together: attribution patching.
 # * **A curvature for each component** costs more than the run that would give its true effect. So do slopes and
 #   curvatures along the way. HVP, MS-HVP and integrated gradients, one component at a time, cannot win this game.
-# * **A product of the Hessian** with a vector over *all* components costs more than a run too. But there need not be $n$ of
-#   them.
+# * **A product of the Hessian** with a vector over *all* components costs more than a run too. But there need not be
+#   $n$ of them.
 #
-# Here is what the methods take on this machine, for all heads of the reference pair. The unit is again the *forward equivalent*: the time of
-# patching all heads exactly, divided by their number. What is too long to run is added up from the prices of its passes, measured on a
-# sample of heads. The last column is predicted from the sizes of the model, without running anything (`hvp_utils.plan`): it counts
-# the operations of matrix products.
+# Here is what the methods take on this machine, for all heads of the reference pair. The unit is again the *forward
+# equivalent*: the time of patching all heads exactly, divided by their number. What is too long to run is added up
+# from the prices of its passes, measured on a sample of heads. The last column is predicted from the sizes of the
+# model, without running anything (`hvp_utils.plan`): it counts the operations of matrix products.
 
 # %% tags=["hide-input"]
 loaded = {name: load_model(name, device=device) for name in models}
@@ -234,17 +236,18 @@ Markdown(
 # ## All curvatures from a few products
 #
 # The Hessian $H$ of the metric in the patch strengths is an $n \times n$ matrix. Its diagonal holds the curvatures,
-# $q_c = H_{cc}/2$; off it stand the interactions. We cannot afford $H$, but we can afford products $Hv$: one run forward
-# and one backward are shared, and each product is one more backward pass through both of them.
+# $q_c = H_{cc}/2$; off it stand the interactions. We cannot afford $H$, but we can afford products $Hv$: one run
+# forward and one backward are shared, and each product is one more backward pass through both of them.
 #
-# **Hutchinson's estimate.** Take random signs $w$. In $w \odot Hw$ the entry of component $c$ is $H_{cc}$ plus all its interactions
-# with random signs. They average out, but slowly: with $k$ products as $1/\sqrt k$ {cite:p}`bekas2007diagonal`.
+# **Hutchinson's estimate.** Take random signs $w$. In $w \odot Hw$ the entry of component $c$ is $H_{cc}$ plus all
+# its interactions with random signs. They average out, but slowly: with $k$ products as $1/\sqrt k$
+# {cite:p}`bekas2007diagonal`.
 #
 # **XDiag** {cite:p}`epperly2024xtrace` first asks what is large. If a few directions carry most of $H$, some products
-# find them, the diagonal of that part is computed exactly, and only the rest is left to chance. It pays if $H$ is nearly of
-# *low rank*: if a few of its eigenvalues hold most of its squared size $\sum_{ij} H_{ij}^2$. Do they? Here are the stored
-# spectra of twenty prompts for each of six settings: three tasks, IOI in both directions, and two other kinds of components, the outputs of the MLPs and the residual stream at every
-# position.
+# find them, the diagonal of that part is computed exactly, and only the rest is left to chance. It pays if $H$ is
+# nearly of *low rank*: if a few of its eigenvalues hold most of its squared size $\sum_{ij} H_{ij}^2$. Do they? Here
+# are the stored spectra of twenty prompts for each of six settings: three tasks, IOI in both directions, and two
+# other kinds of components, the outputs of the MLPs and the residual stream at every position.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: squared size of the Hessian that is outside its largest eigenvalues, in percent on a logarithmic axis, against how many are taken, for six settings. All curves fall steeply. With 8 eigenvalues the medians lie between about 0.1 and 3 percent, with 16 mostly far below 1 percent. Heads on Factual fall most slowly."}}
 PLACES = {  # label: task, components, direction, colour, line
@@ -304,7 +307,8 @@ table(
 )
 
 # %% [markdown]
-# So the answer is yes for the median prompt, least so on Factual and not on its worst prompt. The fall is gradual, without a gap after which nothing is left.
+# So the answer is yes for the median prompt, least so on Factual and not on its worst prompt. The fall is gradual,
+# without a gap after which nothing is left.
 #
 # With the whole $H$ of the reference pair at hand, products with it are free. So the two methods can be compared over
 # many seeds.
@@ -365,8 +369,9 @@ _ = fig.suptitle(
 )
 
 # %% [markdown]
-# Lines are medians over ten seeds or more, bands their whole range. With four products each of XDiag's two estimates rests on a subspace of one direction, and Hutchinson is better. That is one pair. Here are the stored sketches of all prompts, one seed each,
-# against the exact quadratic terms.
+# Lines are medians over ten seeds or more, bands their whole range. With four products each of XDiag's two estimates
+# rests on a subspace of one direction, and Hutchinson is better. That is one pair. Here are the stored sketches of
+# all prompts, one seed each, against the exact quadratic terms.
 
 # %% tags=["hide-input"]
 titles = {"ioi": "IOI", "greater_than_01": "Greater-Than", "factual": "Factual"}
@@ -420,8 +425,8 @@ table(
 )
 
 # %% [markdown]
-# A sketch also reports a standard error for each component, from the scatter of its estimates. Can it be believed? For a normal
-# distribution 95 % of the values would lie within two of them.
+# A sketch also reports a standard error for each component, from the scatter of its estimates. Can it be believed?
+# For a normal distribution 95 % of the values would lie within two of them.
 
 # %% tags=["hide-input"]
 rows, coverage = [], {}
@@ -441,25 +446,28 @@ table(
 )
 
 # %% [markdown]
-# From 32 products on the errors are nearly honest in SmolLM2; in Gemma one head in ten lies outside instead of one in twenty. With 4 there are only two estimates to tell a scatter from.
+# From 32 products on the errors are nearly honest in SmolLM2; in Gemma one head in ten lies outside instead of one in
+# twenty. With 4 there are only two estimates to tell a scatter from.
 #
 # ## What to do with a sketch
 #
 # Three things, from the least to the most ambitious.
 #
-# 1. **Add it** to attribution patching, for all components. With few products this is HVP at a fraction of its price, with all the
-#    weaknesses of HVP.
-# 2. **Screen by** $R = |q| / |f_\mathrm{AP}|$, and fix what is flagged. [Chapter 9](09_screen_flag_fix.ipynb) has shown what $R$ is good at: finding heads, however
-#    small, whose *relative* error is large. It says nothing of how much an error matters, and it does not know of errors of third order.
-# 3. **Screen by size**, and patch the largest exactly. A head can spoil a list of the largest effects in two ways. Its
-#    effect is large and its estimate wrong, or its estimate is small and its effect large. Sorting by $|f_\mathrm{AP}|$ catches
-#    the first kind, whatever the reason for the error, since the head is patched. It misses a head whose slope happens to be near zero at the start. Such a head
-#    shows itself in the second term. So we sort by
+# 1. **Add it** to attribution patching, for all components. With few products this is HVP at a fraction of its price,
+#    with all the weaknesses of HVP.
+# 2. **Screen by** $R = |q| / |f_\mathrm{AP}|$, and fix what is flagged. [Chapter 9](09_screen_flag_fix.ipynb) has
+#    shown what $R$ is good at: finding heads, however small, whose *relative* error is large. It says nothing of how
+#    much an error matters, and it does not know of errors of third order.
+# 3. **Screen by size**, and patch the largest exactly. A head can spoil a list of the largest effects in two ways.
+#    Its effect is large and its estimate wrong, or its estimate is small and its effect large. Sorting by
+#    $|f_\mathrm{AP}|$ catches the first kind, whatever the reason for the error, since the head is patched. It misses
+#    a head whose slope happens to be near zero at the start. Such a head shows itself in the second term. So we sort
+#    by
 #
 #    $$|f_\mathrm{AP}| + |q|,$$
 #
-#    the size that an effect would have, to second order, if its two terms did not cancel. What it misses are heads at which
-#    both vanish and a higher term does not.
+#    the size that an effect would have, to second order, if its two terms did not cancel. What it misses are heads at
+#    which both vanish and a higher term does not.
 #
 # Heads that $R$ cannot catch are those of the third kind of error, such as L23H3 of chapter 9:
 
@@ -485,8 +493,10 @@ Markdown(
 # %% [markdown]
 # ### Which rule needs the fewest patches?
 #
-# Each rule sorts the heads; the first $m$ are patched exactly, and the rest keep $f_\mathrm{AP}$. *Size at both ends* is a rival that needs no second
-# derivative: $|f_\mathrm{AP}|$ plus the size of the first-order estimate made from the *other* run, a second gradient. Where a curve reaches 0, the five largest heads of every prompt have been patched.
+# Each rule sorts the heads; the first $m$ are patched exactly, and the rest keep $f_\mathrm{AP}$. *Size at both ends*
+# is a rival that needs no second derivative: $|f_\mathrm{AP}|$ plus the size of the first-order estimate made from
+# the *other* run, a second gradient. Where a curve reaches 0, the five largest heads of every prompt have been
+# patched.
 
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: mean top-5 relative error against the number of heads patched exactly, logarithmic, for six ways to choose the heads. The score R falls slowest and is still above one percent after 20 heads. The size of the estimate falls next. Size plus quadratic term, exact or sketched with 4 or 8 products, reaches a few tenths of a percent with 8 to 12 heads and zero with 9 to 25."}}
@@ -581,11 +591,12 @@ _ = fig.suptitle(
 )
 
 # %% [markdown]
-# Sketches with 4 products are off by 40 to 110 % (medians, see the table above), and yet they choose nearly as well as exact ones. To sort a head among the
-# first ten one need not know its curvature well.
+# Sketches with 4 products are off by 40 to 110 % (medians, see the table above), and yet they choose nearly as well
+# as exact ones. To sort a head among the first ten one need not know its curvature well.
 #
-# Now a number of patches has to be fixed. We fix it where the rule was found, on the IOI prompts of the first model: the smallest $m$ for which the upper
-# end of the 95 % interval of the mean error is below 1 %. The other five columns are tests.
+# Now a number of patches has to be fixed. We fix it where the rule was found, on the IOI prompts of the first model:
+# the smallest $m$ for which the upper end of the 95 % interval of the mean error is below 1 %. The other five columns
+# are tests.
 
 # %% tags=["hide-input"]
 AIM = 1.0  # percent
@@ -613,9 +624,11 @@ table(
 )
 
 # %% [markdown]
-# $R$ is not in the table: it does not reach the aim with sixty heads. Numbers of patches that differ by a few are not to be taken seriously, since they hang on one or two
-# heads missed in twenty prompts. Seven patches are too few on Gemma's Greater-Than. So a margin is needed, and below we take twice the length of the list that is wanted: ten
-# for the five largest. In *number* the rule seems to travel from one model to the other: the five largest are among the first ten or so, whether there are 72 heads or 270.
+# $R$ is not in the table: it does not reach the aim with sixty heads. Numbers of patches that differ by a few are not
+# to be taken seriously, since they hang on one or two heads missed in twenty prompts. Seven patches are too few on
+# Gemma's Greater-Than. So a margin is needed, and below we take twice the length of the list that is wanted: ten for
+# the five largest. In *number* the rule seems to travel from one model to the other: the five largest are among the
+# first ten or so, whether there are 72 heads or 270.
 #
 # What is it that the rule still misses?
 
@@ -662,8 +675,9 @@ Markdown(
 # %% [markdown]
 # ## Error against price
 #
-# Here is everything on one scale: the price for *all* heads of a prompt, in percent of what it costs to patch them all exactly. Whatever lies to the right
-# of 100 % is beaten by the truth. Errors are those of the task, prices in all panels those of the reference pair.
+# Here is everything on one scale: the price for *all* heads of a prompt, in percent of what it costs to patch them
+# all exactly. Whatever lies to the right of 100 % is beaten by the truth. Errors are those of the task, prices in all
+# panels those of the reference pair.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Six panels, for two models and three tasks: mean top-5 relative error against the price for all heads in percent of patching them all, both logarithmic. A vertical line at 100 percent marks exact patching, which has no error. Right of it lie HVP, MS-HVP and integrated gradients, at prices up to about 6,000 percent. Attribution patching and its sketched corrections have errors of five to thirty percent. In SmolLM2 the two curves that patch the largest heads exactly fall to zero or a few tenths of a percent well to the left of the line, by the first term near 25 percent and by both near 60. In Gemma the first falls just before the line and the second behind it."}}
 FOLLOWED = {
@@ -781,14 +795,15 @@ table(
 )
 
 # %% [markdown]
-# Among a few hundred heads, and on prompts as short as these, patching the largest by $|f_\mathrm{AP}|$ is the cheapest way to a correct list. The second term saves patches, but what it
-# saves is less than what its products cost. With 72 heads even the gradient is dear.
+# Among a few hundred heads, and on prompts as short as these, patching the largest by $|f_\mathrm{AP}|$ is the
+# cheapest way to a correct list. The second term saves patches, but what it saves is less than what its products
+# cost. With 72 heads even the gradient is dear.
 #
 # ### Longer prompts
 #
-# What is dear about a gradient, or a handful of products, is to read the weights, and that does not grow with the prompt. The price of patching does. So the longer the part of
-# the prompt that is run, the better a screen looks. Here is the reference pair beside one with the same names and a longer way from the first
-# difference to the answer.
+# What is dear about a gradient, or a handful of products, is to read the weights, and that does not grow with the
+# prompt. The price of patching does. So the longer the part of the prompt that is run, the better a screen looks.
+# Here is the reference pair beside one with the same names and a longer way from the first difference to the answer.
 
 # %% tags=["hide-input"]
 TAILS = {
@@ -829,8 +844,8 @@ table(
 # %% [markdown]
 # ### Screen-Flag-Fix with every screen and every fix
 #
-# The paper's workflow flags by $R$. Here are its variants: the score exact or sketched, the fix by HVP, MS-HVP or exact patching,
-# and flagging by size instead.
+# The paper's workflow flags by $R$. Here are its variants: the score exact or sketched, the fix by HVP, MS-HVP or
+# exact patching, and flagging by size instead.
 
 # %% tags=["hide-input"]
 TAU, K_FIX = 0.1, 5
@@ -886,16 +901,17 @@ table(
 )
 
 # %% [markdown]
-# A sketched screen is cheaper than an exact one: much cheaper among 270 heads, hardly among 72 if it has 48 products. With few products it flags more heads, so that a dear fix such as
-# MS-HVP costs more than was saved. And for this purpose the score is not the
-# rule to use, since it flags many small heads, nor is HVP the fix, since most of the error on large heads is beyond the second order.
+# A sketched screen is cheaper than an exact one: much cheaper among 270 heads, hardly among 72 if it has 48 products.
+# With few products it flags more heads, so that a dear fix such as MS-HVP costs more than was saved. And for this
+# purpose the score is not the rule to use, since it flags many small heads, nor is HVP the fix, since most of the
+# error on large heads is beyond the second order.
 #
 # ## All neurons
 #
-# For a few hundred heads one can simply patch everything. For neurons one cannot: there are tens of thousands, and one
-# run each. A product with the Hessian serves all of them together. So here are *all* neurons, before the activation
-# function, on the first IOI prompts. Their true effects are known for a sample of each layer, from the stored sweeps of
-# [chapter 4](04_curvature_gap.ipynb).
+# For a few hundred heads one can simply patch everything. For neurons one cannot: there are tens of thousands, and
+# one run each. A product with the Hessian serves all of them together. So here are *all* neurons, before the
+# activation function, on the first IOI prompts. Their true effects are known for a sample of each layer, from the
+# stored sweeps of [chapter 4](04_curvature_gap.ipynb).
 
 # %% tags=["hide-input"]
 NEURON_KS = (8, 48)
@@ -1109,22 +1125,25 @@ table(
 )
 
 # %% [markdown]
-# For neurons the order is another one. Exact patching of *all* takes minutes for a single prompt, and whatever serves all neurons at once is nearly free.
-# To choose what to patch, a second term is worth having. (The fifty largest of the sample are about one neuron in a hundred or less; for a longer list more have to be patched.) Here the sketch has a rival: the curvature of the neuron alone, which
-# [chapter 4](04_curvature_gap.ipynb) has shown to be a large part of $q$ for these neurons, takes two gradients and no products, and chooses at least as well. But it
-# exists only where a component has an activation function of its own. Heads, residual streams and outputs have none, and of $q$ itself it says less
-# than 48 products do (see the table of errors).
+# For neurons the order is another one. Exact patching of *all* takes minutes for a single prompt, and whatever serves
+# all neurons at once is nearly free. To choose what to patch, a second term is worth having. (The fifty largest of
+# the sample are about one neuron in a hundred or less; for a longer list more have to be patched.) Here the sketch
+# has a rival: the curvature of the neuron alone, which [chapter 4](04_curvature_gap.ipynb) has shown to be a large
+# part of $q$ for these neurons, takes two gradients and no products, and chooses at least as well. But it exists only
+# where a component has an activation function of its own. Heads, residual streams and outputs have none, and of $q$
+# itself it says less than 48 products do (see the table of errors).
 #
 # ## What heads do together
 #
-# Off the diagonal stands what no list of single effects can tell. If heads $i$ and $j$ are patched together, to second order
-# the joint effect exceeds the sum of the two by $H_{ij}$. The *interaction* is
+# Off the diagonal stands what no list of single effects can tell. If heads $i$ and $j$ are patched together, to
+# second order the joint effect exceeds the sum of the two by $H_{ij}$. The *interaction* is
 #
 # $$M(e_i + e_j) - M(e_i) - M(e_j) + M(0).$$
 #
-# By patching, all pairs of $n$ heads take $n(n-1)/2$ runs; the interactions of one head with all others take one product. *Together* means both strengths at 1, as in
-# the definition of $M$: the patch of the later head comes on top of its reaction to the earlier one. To overwrite both with their activations
-# from the other run is another experiment.
+# By patching, all pairs of $n$ heads take $n(n-1)/2$ runs; the interactions of one head with all others take one
+# product. *Together* means both strengths at 1, as in the definition of $M$: the patch of the later head comes on top
+# of its reaction to the earlier one. To overwrite both with their activations from the other run is another
+# experiment.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter plots, one for each model: measured interaction of each pair of the ten largest heads against the entry of the Hessian, with the line on which both agree. In SmolLM2 there is no relation: three pairs with large positive predictions have negative interactions, and several with predictions near zero have large ones. In Gemma the points follow the line loosely."}}
 RANKED = 30  # heads among which sets are drawn
@@ -1189,8 +1208,8 @@ Markdown(
 # * the *quadratic model* $\alpha^\top g + \tfrac12 \alpha^\top H \alpha$, from derivatives alone;
 # * the sum of the *exact effects*, which knows everything but interactions;
 # * the exact effects plus the interactions that the *Hessian* predicts;
-# * the exact effects plus the *measured* interactions of all pairs. What is wrong with this one is the fault of triples and larger groups, and no
-#   knowledge of pairs can mend it.
+# * the exact effects plus the *measured* interactions of all pairs. What is wrong with this one is the fault of
+#   triples and larger groups, and no knowledge of pairs can mend it.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, one for each model: error of five predictions of a joint patch, relative to the size of its effect, against the number of heads patched together, both logarithmic. Nearly all curves rise. With 5 heads measured interactions bring the error to 4 percent. With 20 heads every prediction is off by 40 percent of the effect or more; in SmolLM2 the quadratic model is off by 100 percent."}}
 SIZES, N_SETS = (2, 5, 10, 20), 40
@@ -1273,16 +1292,18 @@ table(
 )
 
 # %% [markdown]
-# Two things fail, one after the other. In SmolLM2 the quadratic model is much worse than the sum of exact effects from five heads on, since its
-# curvature and its interactions are those of the start; in Gemma the two are about equal from ten on. With twenty heads not even the measured interactions of all pairs help much: what is missing then are triples and larger
-# groups. A joint patch is one run. If that is the question, patch them jointly.
+# Two things fail, one after the other. In SmolLM2 the quadratic model is much worse than the sum of exact effects
+# from five heads on, since its curvature and its interactions are those of the start; in Gemma the two are about
+# equal from ten on. With twenty heads not even the measured interactions of all pairs help much: what is missing then
+# are triples and larger groups. A joint patch is one run. If that is the question, patch them jointly.
 #
 # ## At scale
 #
-# What would it be for a large model? The package predicts the operations from the sizes of the model,
-# without its weights (`python -m hvp_utils plan --model llama-3.1-8b`). Here for one prompt of 20 tokens of which 10 are run, at an assumed
-# $4 \cdot 10^{13}$ operations a second in float32, about what a recent data-centre GPU does. For a gradient and for sketches these seconds are lower bounds, as we have seen:
-# to read 32 GB of weights takes a hundredth of a second or more, each time.
+# What would it be for a large model? The package predicts the operations from the sizes of the model, without its
+# weights (`python -m hvp_utils plan --model llama-3.1-8b`). Here for one prompt of 20 tokens of which 10 are run, at
+# an assumed $4 \cdot 10^{13}$ operations a second in float32, about what a recent data-centre GPU does. For a
+# gradient and for sketches these seconds are lower bounds, as we have seen: to read 32 GB of weights takes a
+# hundredth of a second or more, each time.
 
 # %% tags=["hide-input"]
 LARGE, RATE = "llama-3.1-8b", 4e13
@@ -1317,8 +1338,9 @@ table(
 # %% [markdown]
 # ## What to use
 #
-# The rules for heads were made on the IOI prompts of the first model, with the margin of above for the one with products. The largest effects are to be read off the patched
-# components only: an estimate that was not patched may be far too large.
+# The rules for heads were made on the IOI prompts of the first model, with the margin of above for the one with
+# products. The largest effects are to be read off the patched components only: an estimate that was not patched may
+# be far too large.
 
 # %% tags=["hide-input"]
 TOP_K = 5
@@ -1358,7 +1380,8 @@ table(
 )
 
 # %% [markdown]
-# The two rules of the third row are put to the test. (Of the first row this is no test: the number of patches was chosen there.)
+# The two rules of the third row are put to the test. (Of the first row this is no test: the number of patches was
+# chosen there.)
 
 # %% tags=["hide-input"]
 tests, rows = {}, []
@@ -1400,7 +1423,8 @@ table(
 # %% [markdown]
 # ## What was promised
 #
-# Before this chapter was written, targets were set for the sketch and for the rule. Here they are, measured on the machine that ran this page.
+# Before this chapter was written, targets were set for the sketch and for the rule. Here they are, measured on the
+# machine that ran this page.
 
 # %% tags=["hide-input"]
 targets = []
@@ -1526,8 +1550,9 @@ table(
 
 # %% [markdown]
 # What is missed are the seconds of the rule on the reference pair. It is not for the number of operations. The screen
-# is three small batches, one after the other: the gradient, two products with random signs, two with the subspace. The patches are a fourth. Each reads all weights, for five
-# tokens. A gradient and ten patches alone already take about a quarter here; on the longer prompt the whole rule takes less.
+# is three small batches, one after the other: the gradient, two products with random signs, two with the subspace.
+# The patches are a fourth. Each reads all weights, for five tokens. A gradient and ten patches alone already take
+# about a quarter here; on the longer prompt the whole rule takes less.
 
 # %% [markdown]
 # ## What we found
@@ -1578,19 +1603,21 @@ Markdown(
 )
 
 # %% [markdown]
-# **Where the paper differs.** The paper counts the price of HVP in backward passes, and compares it with that of attribution patching and of integrated gradients (section 4.1).
-# Exact patching is named as prohibitive and is not among the methods of its cost comparisons. Of the methods that treat one component at a time it is the cheapest, and
-# the only one without an error. The paper's three timings of HVP against attribution patching, for all components of a prompt, are 2.75 to 2.87 times
-# (section 4.1). Here four
-# products of the Hessian with *all* patches already take longer than that, and a curvature for each head many times as long. Sketching is not in the paper.
+# **Where the paper differs.** The paper counts the price of HVP in backward passes, and compares it with that of
+# attribution patching and of integrated gradients (section 4.1). Exact patching is named as prohibitive and is not
+# among the methods of its cost comparisons. Of the methods that treat one component at a time it is the cheapest, and
+# the only one without an error. The paper's three timings of HVP against attribution patching, for all components of
+# a prompt, are 2.75 to 2.87 times (section 4.1). Here four products of the Hessian with *all* patches already take
+# longer than that, and a curvature for each head many times as long. Sketching is not in the paper.
 #
-# **Limits.** Two small models with quantised weights, three tasks, prompts made by us. One position of the whole patch, one seed for each stored sketch. The rule was
-# judged by the five largest effects of a prompt, since that is the yardstick of the paper; a circuit may need more heads, and smaller ones. Neurons were judged on
-# samples of four IOI prompts. Interactions and joint patches are those of the reference pair. Prices are those of one machine with two cores and
-# of this package, which runs one prompt at a time: gradients of many prompts in one batch would read the weights only once, and all that is shared by the heads would
-# become cheaper. On a GPU the times are others; what is said of reading weights may hold there too. Predicted times for the large model were
-# not checked on it. With hundreds of prompts one need not choose on each: heads that matter on some will matter on others, and a list made once may be patched
-# everywhere. That was not tried here.
+# **Limits.** Two small models with quantised weights, three tasks, prompts made by us. One seed for each stored sketch. The rule was judged by the five largest effects of a prompt, since that is
+# the yardstick of the paper; a circuit may need more heads, and smaller ones. Neurons were judged on samples of four
+# IOI prompts. Interactions and joint patches are those of the reference pair. Prices are those of one machine with
+# two cores and of this package, which runs one prompt at a time: gradients of many prompts in one batch would read
+# the weights only once, and all that is shared by the heads would become cheaper. On a GPU the times are others; what
+# is said of reading weights may hold there too. Predicted times for the large model were not checked on it. With
+# hundreds of prompts one need not choose on each: heads that matter on some will matter on others, and a list made
+# once may be patched everywhere. That was not tried here.
 
 # %% tags=["hide-input"]
 overhead = {name: seconds[name]["hvp"] / seconds[name]["attribution_patching"] for name in models}
@@ -1654,13 +1681,17 @@ Markdown(claims_table(claims))
 # %% [markdown]
 # ## Exercises
 #
-# 1. *(easy, 15 minutes)* The rule sorts by $|f_\mathrm{AP}| + |q|$. Sort by $|f_\mathrm{AP} + q|$ instead, the size of the HVP estimate. Which is better at ten patches, and on which heads do
-#    they differ? <details><summary>Hint</summary>`heads[name, task]` holds `f_ap` and `q:4`; `patched(run, size, m)` takes any size. Look for heads whose two terms
-#    cancel.</details>
-# 2. *(medium, 30 minutes)* For neurons there are two second terms, one exact but local, one of the whole network but noisy. Combine them: take the sketched one where it is
-#    larger than twice its standard error, and the local one elsewhere. Does the error of $q$ fall, with 8 products and with 48?
-#    <details><summary>Hint</summary>`screen(M, k).error` holds the standard errors of $q$; keep `.error[sample]` in the loop that fills `neurons`.</details>
-# 3. *(hard, 60 minutes)* An interaction is the mean of the mixed derivative over a square. Estimate it by the value in the middle: the Hessian at
-#    $\alpha = \tfrac12(e_i + e_j)$. How far does the correlation with the measured interactions rise, and what does it cost for 45 pairs? <details><summary>Hint</summary>
-#    `M.hessian_matvec(e_i[:, None], alpha)` takes the point; its entry $j$ is what is needed. Each pair has a point of its own: a gradient and a
-#    product.</details>
+# 1. *(easy, 15 minutes)* The rule sorts by $|f_\mathrm{AP}| + |q|$. Sort by $|f_\mathrm{AP} + q|$ instead, the size
+#    of the HVP estimate. Which is better at ten patches, and on which heads do they differ?
+#    <details><summary>Hint</summary>`heads[name, task]` holds `f_ap` and `q:4`; `patched(run, size, m)` takes any
+#    size. Look for heads whose two terms cancel.</details>
+# 2. *(medium, 30 minutes)* For neurons there are two second terms, one exact but local, one of the whole network but
+#    noisy. Combine them: take the sketched one where it is larger than twice its standard error, and the local one
+#    elsewhere. Does the error of $q$ fall, with 8 products and with 48?
+#    <details><summary>Hint</summary>`screen(M, k).error` holds the standard errors of $q$; keep `.error[sample]` in
+#    the loop that fills `neurons`.</details>
+# 3. *(hard, 60 minutes)* An interaction is the mean of the mixed derivative over a square. Estimate it by the value
+#    in the middle: the Hessian at $\alpha = \tfrac12(e_i + e_j)$. How far does the correlation with the measured
+#    interactions rise, and what does it cost for 45 pairs? <details><summary>Hint</summary>
+#    `M.hessian_matvec(e_i[:, None], alpha)` takes the point; its entry $j$ is what is needed. Each pair has a point
+#    of its own: a gradient and a product.</details>
