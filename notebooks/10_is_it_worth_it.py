@@ -122,7 +122,7 @@ KS, KS_TIMED = (4, 8, 16, 32, 48, 64), (4, 32, 64)  # products of a sketch
 TIMED = {  # method: how often it is run for all heads; 0 to add it up from its passes
     "activation_patching": 3,
     "attribution_patching": 3,
-    "hvp": 1,
+    "hvp": 0,
     **{f"ms_hvp:{k}": 0 for k in (2, 5, 10)},
     **{f"integrated_gradients:{k}:midpoint": 0 for k in (5, 10)},
     **{f"sketched_hvp:{k}": int(k in KS_TIMED) for k in KS},
@@ -142,7 +142,7 @@ def fastest(n, *args, **kwargs):
     return min(seconds_of(*args, **kwargs) for _ in range(n))
 
 
-costs, n_heads, n_layers, seconds, few_seconds, planned = {}, {}, {}, {}, {}, {}
+costs, n_heads, n_layers, seconds, few_seconds, planned, on_pair = ({} for _ in range(7))
 for name, model in loaded.items():
     M = PatchedMetric(model, pair)
     n_heads[name], n_layers[name] = M.n, model.cfg.n_layers
@@ -152,6 +152,10 @@ for name, model in loaded.items():
         for method, times in TIMED.items()
         if times
     }
+    started = time.perf_counter()
+    at_0 = M.along_axes(0.0)  # HVP of every head
+    took["hvp"] = time.perf_counter() - started
+    on_pair[name] = activation_patching(M), at_0
     unit = took["activation_patching"] / M.n  # a forward equivalent
     for method in TIMED:
         if method.startswith("sketched"):  # nearly linear in the number of products
@@ -472,10 +476,9 @@ table(
 # Heads that $R$ cannot catch are those of the third kind of error, such as L23H3 of chapter 9:
 
 # %% tags=["hide-input"]
-lines, on_pair = [], {}
-for name, model in loaded.items():
-    M = PatchedMetric(model, pair)
-    truth, at_0 = on_pair[name] = activation_patching(M), M.along_axes(0.0)
+lines = []
+for name, (truth, at_0) in on_pair.items():
+    M = PatchedMetric(loaded[name], pair)
     q = at_0.curvature / 2
     worst = (truth - at_0.slope).abs() * (reliability_score(at_0.slope, q) < 0.1)
     h = int(worst.argmax())
@@ -817,7 +820,6 @@ for label, tail in TAILS.items():
     M = PatchedMetric(
         loaded[model_name], PromptPair(f"{start} John{tail}", f"{start} Mary{tail}", " Mary")
     )
-    everything = fastest(2, activation_patching, M)
     some = torch.linspace(0, M.n - 1, chosen["|f_AP|"]).long()
     rule = dict(tau=math.inf, fix="activation_patching", screen="sketch", n_matvecs=4)
     first = fastest(2, M.gradient)
@@ -826,6 +828,7 @@ for label, tail in TAILS.items():
         first + fastest(2, activation_patching, M, some),
         fastest(2, screen_flag_fix, M, **rule, largest=M_SKETCH, costs=costs[model_name]),
     )
+    everything = fastest(1, activation_patching, M)
     lengths[label] = [100 * part / everything for part in parts]
     rows.append([label, M.n_run, f"{everything:.2f}", *(f"{part:.0f}" for part in lengths[label])])
 table(
@@ -1610,14 +1613,15 @@ Markdown(
 # a prompt, are 2.75 to 2.87 times (section 4.1). Here four products of the Hessian with *all* patches already take
 # longer than that, and a curvature for each head many times as long. Sketching is not in the paper.
 #
-# **Limits.** Two small models with quantised weights, three tasks, prompts made by us. One seed for each stored sketch. The rule was judged by the five largest effects of a prompt, since that is
-# the yardstick of the paper; a circuit may need more heads, and smaller ones. Neurons were judged on samples of four
-# IOI prompts. Interactions and joint patches are those of the reference pair. Prices are those of one machine with
-# two cores and of this package, which runs one prompt at a time: gradients of many prompts in one batch would read
-# the weights only once, and all that is shared by the heads would become cheaper. On a GPU the times are others; what
-# is said of reading weights may hold there too. Predicted times for the large model were not checked on it. With
-# hundreds of prompts one need not choose on each: heads that matter on some will matter on others, and a list made
-# once may be patched everywhere. That was not tried here.
+# **Limits.** Two small models with quantised weights, three tasks, prompts made by us. One seed for each stored
+# sketch. The rule was judged by the five largest effects of a prompt, since that is the yardstick of the paper; a
+# circuit may need more heads, and smaller ones. Neurons were judged on samples of four IOI prompts. Interactions and
+# joint patches are those of the reference pair. Prices are those of one machine with two cores and of this package,
+# which runs one prompt at a time: gradients of many prompts in one batch would read the weights only once, and all
+# that is shared by the heads would become cheaper. On a GPU the times are others; what is said of reading weights may
+# hold there too. Predicted times for the large model were not checked on it. With hundreds of prompts one need not
+# choose on each: heads that matter on some will matter on others, and a list made once may be patched everywhere.
+# That was not tried here.
 
 # %% tags=["hide-input"]
 overhead = {name: seconds[name]["hvp"] / seconds[name]["attribution_patching"] for name in models}
