@@ -88,6 +88,7 @@ assert model_name != second_model, "Choose a second_model that is another one th
 models = model_name, second_model
 
 
+# %% tags=["hide-input"]
 def table(lead, head, rows):
     """A Markdown table; cells that begin with a digit or a sign stand to the right."""
     numeric = [all(str(row[i])[:1] in "+-–0123456789" for row in rows) for i in range(len(head))]
@@ -200,21 +201,30 @@ LABELS = {
     "sketched_hvp:32": "AP + sketched q, 32 products",
     "sketched_hvp:64": "AP + sketched q, 64 products",
 }
-rows, told = [], {}
+told = {}  # predicted over measured
+cells = {method: [] for method in [*LABELS, *FEW[:2]]}
 for name in models:
-    unit = seconds[name]["activation_patching"] / n_heads[name]
-    for one in planned[name]:
-        told[name, one.estimator] = one.forward_equivalents * unit / seconds[name][one.estimator]
-        if one.estimator in LABELS:
-            took = seconds[name][one.estimator]
-            rows.append([name, LABELS[one.estimator], f"{took:.2f}", f"{took / unit:,.0f}"])
-            rows[-1].append(f"{one.forward_equivalents:,.0f}")
-    for m, took in zip(FEW[:2], few_seconds[name], strict=False):
-        rows.append([name, f"exact patching of {m} heads", f"{took:.2f}", f"{took / unit:,.0f}", m])
+    took = seconds[name] | dict(zip(FEW, few_seconds[name], strict=True))
+    unit = took["activation_patching"] / n_heads[name]
+    counted = {one.estimator: one.forward_equivalents for one in planned[name]} | {
+        m: m for m in FEW
+    }
+    for method in TIMED:
+        told[name, method] = counted[method] * unit / took[method]
+    for method, row in cells.items():
+        row += [f"{took[method]:.2f}", f"{took[method] / unit:,.0f}", f"{counted[method]:,.0f}"]
+few_labels = {m: f"exact patching of {m} heads" for m in FEW}
 table(
-    "All heads of the reference pair:",
-    ["model", "method", "seconds", "forward equivalents", "by its operations"],
-    rows,
+    f"All heads of the reference pair: {' and '.join(f'{n_heads[name]} ({name})' for name in models)}. FE: forward equivalents.",
+    [
+        "",
+        *(
+            f"{name.split('-')[0]}: {what}"
+            for name in models
+            for what in ("seconds", "FE", "FE predicted")
+        ),
+    ],
+    [[(LABELS | few_labels)[method], *row] for method, row in cells.items()],
 )
 
 # %% tags=["hide-input"]
@@ -989,6 +999,14 @@ def neurons_off(run, key):
     return np.mean(100 * np.linalg.norm(q - run["q"], axis=1) / np.linalg.norm(run["q"], axis=1))
 
 
+def found_by_sketch(run):
+    """Recall and precision of R > 0.1 from the sketch, among neurons that matter, in percent."""
+    matters = np.abs(run["f"]) >= 0.01 * np.abs(run["f"]).max(1, keepdims=True)
+    exact, guess = (ratio(run, run[key]) > 0.1 for key in ("q", f"q:{K_SCREEN}"))
+    hits = (exact & guess & matters).sum()
+    return 100 * hits / (exact & matters).sum(), 100 * hits / (guess & matters).sum()
+
+
 rows = []
 for name, run in neurons.items():
     patching = run["took"]["unit"] * run["n"]
@@ -1002,11 +1020,13 @@ for name, run in neurons.items():
         ]
         + [f"{neurons_off(run, f'q:{k}'):.0f}" for k in NEURON_KS]
         + [f"{neurons_off(run, 'local'):.0f}", f"{run['held']:.0f}"]
+        + [f"{share:.0f}" for share in found_by_sketch(run)]
     )
 table(
     f"One prompt. Seconds of a screen with {K_SCREEN} products, and of patching every neuron exactly (extrapolated from 128 of them). Errors of the "
     f"quadratic terms on the sample, 2-norm, in percent, with {NEURON_KS[0]} to {K_SCREEN} products and for the curvature of the activation function alone; "
-    "and how much of the squared size of H its eight largest eigenvalues hold.",
+    "how much of the squared size of H its eight largest eigenvalues hold; and recall and precision of R > 0.1, from "
+    f"{K_SCREEN} products, among the neurons with at least 1 % of the largest effect of the sample, in percent.",
     [
         "model",
         "neurons",
@@ -1016,6 +1036,8 @@ table(
         *(f"error, {k}" for k in NEURON_KS),
         "error, local",
         "in 8 eigenvalues [%]",
+        "recall",
+        "precision",
     ],
     rows,
 )
@@ -1104,27 +1126,26 @@ _ = fig.suptitle(
 )
 
 # %% tags=["hide-input"]
-rows, neuron_cheapest = [], {}
+neuron_cheapest, cells = {}, {}
 for name, series in neuron_front.items():
     for label, points in series.items():
-        spent, errors = min(points, key=lambda point: point[1].mean())
-        good = [p for p, e in points if e.mean() < 0.1]
-        neuron_cheapest[name, label] = min(good, default=math.inf)
-        reached = neuron_cheapest[name, label]
-        rows.append(
-            [
-                name,
-                label,
-                f"{points[0][1].mean():.3f} at {points[0][0]:,.2f}",
-                f"{errors.mean():.3f} at {spent:,.2f}",
-                f"{reached:,.2f}" if math.isfinite(reached) else "–",
-            ]
-        )
+        good = [spent for spent, errors in points if errors.mean() < 0.1]
+        reached = neuron_cheapest[name, label] = min(good, default=math.inf)
+        least = min(errors.mean() for _, errors in points)
+        row = cells.setdefault(label, [])
+        row += [f"{least:.3f}", f"{reached:,.1f}" if math.isfinite(reached) else "–"]
 table(
-    f"Mean relative error on the {TOP} largest neurons of the sample, in percent, at a price in percent of patching all neurons; and the "
-    "lowest price in the figure at which it is below 0.1 %.",
-    ["model", "method", "first point", "best point", "below 0.1 % at"],
-    rows,
+    f"The least mean error on the {TOP} largest neurons of the sample in the figure, in percent; and the lowest price in percent of patching all neurons at "
+    "which it is below 0.1 % (– if nowhere).",
+    [
+        "",
+        *(
+            f"{name.split('-')[0]}: {what}"
+            for name in models
+            for what in ("least error", "below 0.1 % at")
+        ),
+    ],
+    [[label, *row] for label, row in cells.items()],
 )
 
 # %% [markdown]
