@@ -27,6 +27,7 @@ from hvp_utils import (
     PatchedMetric,
     activation_patching,
     attribution_patching,
+    diagonal,
     hvp,
     load_model,
     reference_pair,
@@ -130,6 +131,9 @@ def main() -> None:
     peer, peer_metric = once(lambda: transformer_lens_patching(model, pair))
     gradient, _ = seconds_of(lambda: attribution_patching(fresh()))
     corrected, estimates = seconds_of(lambda: hvp(fresh()), repeats=3)
+    sketch, sketched = seconds_of(lambda: diagonal(fresh(), "xdiag", 32).values)
+    curvature = fresh().along_axes(0.0).curvature
+    sketch_error = ((sketched - curvature).norm() / curvature.norm()).item()
     naive, naive_estimates = once(lambda: one_at_a_time_hvp(model, pair))
     rows_per_batch = fresh().batch_size * fresh().n_run
     machine_rate = matmul_rate(rows_per_batch)
@@ -163,6 +167,14 @@ def main() -> None:
             corrected,
             corrected / exact,
             "at most 6×",
+        ),
+        row(
+            "sketch",
+            "all quadratic terms from 32 products, cost against `activation_patching`",
+            sketch,
+            sketch / exact,
+            "at most 1×",
+            f"error {sketch_error:.1%} in the 2-norm",
         ),
         row(
             "attribution patching",

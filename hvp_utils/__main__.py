@@ -163,9 +163,10 @@ def plan(
         typer.echo("  ".join([name.ljust(widths[0]), *cells, last]))
     typer.echo(
         "\nThe times are those of the matrix products alone, at that rate. Attention's softmax, "
-        "norms, activation functions, the launching of operations and the preparation of a prompt "
-        "are left out. Real runs take longer: with the book's model on a CPU, two to three times "
-        "as long."
+        "norms, activation functions, reading the weights, the launching of operations and the "
+        "preparation of a prompt are left out. Real runs take longer: with the book's model on a "
+        "CPU, two to three times as long in full batches, and ten times for one gradient of a "
+        "short prompt."
     )
 
 

@@ -113,8 +113,8 @@ def table(lead, head, rows):
 #
 # Here is what the methods take on this machine, for all heads of the reference pair. The unit is again the *forward
 # equivalent*: the time of patching all heads exactly, divided by their number. What is too long to run is added up
-# from the prices of its passes, measured on a sample of heads. The last column is predicted from the sizes of the
-# model, without running anything (`hvp_utils.plan`): it counts the operations of matrix products.
+# from the prices of its passes, measured on a sample of heads. The predicted numbers come from the sizes of the
+# model, without running anything (`hvp_utils.plan`): they count the operations of matrix products.
 
 # %% tags=["hide-input"]
 loaded = {name: load_model(name, device=device) for name in models}
@@ -483,7 +483,7 @@ table(
 #    the size that an effect would have, to second order, if its two terms did not cancel. What it misses are heads at
 #    which both vanish and a higher term does not.
 #
-# Heads that $R$ cannot catch are those of the third kind of error, such as L23H3 of chapter 9:
+# What $R$ cannot catch are errors of third order, such as that of L23H3 in chapter 9:
 
 # %% tags=["hide-input"]
 lines = []
@@ -640,8 +640,8 @@ table(
 # $R$ is not in the table: it does not reach the aim with sixty heads. Numbers of patches that differ by a few are not
 # to be taken seriously, since they hang on one or two heads missed in twenty prompts. Seven patches are too few on
 # Gemma's Greater-Than. So a margin is needed, and below we take twice the length of the list that is wanted: ten for
-# the five largest. In *number* the rule seems to travel from one model to the other: the five largest are among the
-# first ten or so, whether there are 72 heads or 270.
+# the five largest. In *number* the rule seems to travel from one model to the other: nearly always the five largest
+# are among the first ten or so, whether there are 72 heads or 270.
 #
 # What is it that the rule still misses?
 
@@ -1362,9 +1362,9 @@ table(
 # %% [markdown]
 # ## What to use
 #
-# The rules for heads were made on the IOI prompts of the first model, with the margin of above for the one with
-# products. The largest effects are to be read off the patched components only: an estimate that was not patched may
-# be far too large.
+# The rules for heads were made on the IOI prompts of the first model, and the one with products got the margin of
+# above. The largest effects are to be read off the patched components only: an estimate that was not patched may be
+# far too large.
 
 # %% tags=["hide-input"]
 TOP_K = 5
