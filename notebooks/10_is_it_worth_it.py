@@ -616,9 +616,9 @@ AIM = 1.0  # percent
 chosen, rows = {}, []
 for rule in RULES:
     at = [bootstrap_ci(after[model_name, "ioi", rule, m]).high < AIM for m in NUMBERS]
-    if not any(at):
+    m = chosen[rule] = NUMBERS[at.index(True)] if any(at) else NUMBERS[-1]
+    if not any(at):  # the aim is out of reach
         continue
-    m = chosen[rule] = NUMBERS[at.index(True)]
     cells = []
     for name, task in settings:
         errors = after[name, task, rule, m]
@@ -1016,7 +1016,6 @@ for name, run in neurons.items():
             f"{run['n']:,}",
             f"{run['took'][SCREENED]:.1f}",
             f"{patching:.0f}",
-            f"{patching / run['took'][SCREENED]:.0f}",
         ]
         + [f"{neurons_off(run, f'q:{k}'):.0f}" for k in NEURON_KS]
         + [f"{neurons_off(run, 'local'):.0f}", f"{run['held']:.0f}"]
@@ -1032,7 +1031,6 @@ table(
         "neurons",
         "screen [s]",
         "patching all [s]",
-        "ratio",
         *(f"error, {k}" for k in NEURON_KS),
         "error, local",
         "in 8 eigenvalues [%]",
