@@ -12,9 +12,10 @@ from hvp_utils import COMPONENT_KINDS, ESTIMATORS, MODELS, TASKS, measure_rate, 
 from hvp_utils import plan as make_plan
 from hvp_utils import sweep as run_sweep
 from hvp_utils.plans import batch_tokens
+from hvp_utils.sweeps import MEASURES
 
 # What a sweep can hold beside estimates of an effect.
-_NO_ESTIMATES = ("quadratic_without", "hessian_lipschitz", "hessian_eigenvalues")
+_NO_ESTIMATES = ("quadratic_without", *MEASURES)
 
 _Model = Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hugging Face id.")]
 _Estimators = Annotated[

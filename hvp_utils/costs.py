@@ -105,9 +105,8 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
         seconds[name] = min(tries)
     # What all curvatures share is one gradient, which has its own price; and so for products.
     seconds["curvature"] = max(seconds["curvature"] - seconds.pop("shared"), 0.0)
-    del counts["shared"]
     seconds["matvec"] = max(seconds["matvec"] - seconds["matvec_batch"], 0.0)
     seconds["matvec_batch"] -= min(seconds["matvec"] / _N_VECTORS, seconds["matvec_batch"])
-    each = {name: seconds[name] / count for name, count in counts.items()}
+    each = {name: spent / counts[name] for name, spent in seconds.items()}
     unit = each.pop("forward")
     return Costs(**{name: price / unit for name, price in each.items()}, seconds=unit)

@@ -40,7 +40,7 @@ __all__ = ["provenance", "sweep"]
 
 _FORMAT = 1
 # What can be swept beside estimators.
-_MEASURES = {"hessian_lipschitz": hessian_lipschitz, "hessian_eigenvalues": spectrum}
+MEASURES = {"hessian_lipschitz": hessian_lipschitz, "hessian_eigenvalues": spectrum}
 _log = logging.getLogger(__name__)
 
 
@@ -88,7 +88,7 @@ def sweep(
         ValueError: Unknown names, or prompts whose components do not line up.
     """
     estimators = list(dict.fromkeys(estimators))
-    functions = {name: _MEASURES.get(name) or find_estimator(name) for name in estimators}
+    functions = {name: MEASURES.get(name) or find_estimator(name) for name in estimators}
     if top is not None and "activation_patching" not in functions:
         raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
     if top is not None and "hessian_eigenvalues" in functions:

@@ -26,7 +26,6 @@ from hvp_utils import (
     PatchedMetric,
     find_estimator,
     find_sites,
-    hessian_lipschitz,
     load_model,
     measure_rate,
     model_sizes,
@@ -35,9 +34,9 @@ from hvp_utils import (
     patched_metric,
     plan,
     reference_pair,
-    spectrum,
 )
 from hvp_utils.__main__ import app
+from hvp_utils.sweeps import MEASURES
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -168,8 +167,7 @@ def what_runs(M, estimator, monkeypatch):
             patch.setattr(M, name, locals()[f"spy_{name}"])
         patch.setattr(M.run, "logits", spy_logits)
         patch.setattr(patched_metric, "_batched_derivative", spy_batched)
-        measures = {"hessian_lipschitz": hessian_lipschitz, "hessian_eigenvalues": spectrum}
-        (measures.get(estimator) or find_estimator(estimator))(M)
+        (MEASURES.get(estimator) or find_estimator(estimator))(M)
     # Whatever goes through the model and is differentiated is accounted for above.
     differentiated = ("gradient", "slope_on_path", "curvature_on_path", "third")
     found["forward"] = sum(rows) - sum(found[name] for name in differentiated)
