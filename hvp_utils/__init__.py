@@ -15,9 +15,11 @@ from hvp_utils.costs import Costs, measure_costs
 from hvp_utils.curvature import (
     Diagonal,
     LowRank,
+    RowNorms,
     diagonal,
     hessian_operator,
     low_rank,
+    row_norms,
     spectrum,
 )
 from hvp_utils.estimators import (
@@ -63,6 +65,7 @@ from hvp_utils.reliability import (
     flag,
     hessian_lipschitz,
     reliability_score,
+    row_screen,
     screen,
     screen_flag_fix,
     selective_bound,
@@ -117,6 +120,7 @@ __all__ = [
     "Plan",
     "PromptPair",
     "ResolvedPair",
+    "RowNorms",
     "Screen",
     "Screened",
     "SelectiveBound",
@@ -172,6 +176,8 @@ __all__ = [
     "reliability_score",
     "relp",
     "relp_rules",
+    "row_norms",
+    "row_screen",
     "screen",
     "screen_flag_fix",
     "selective_bound",

@@ -20,7 +20,7 @@ from hvp_utils.patched_metric import PatchedMetric
 
 __all__ = ["Costs", "measure_costs"]
 
-_N_VECTORS = 16  # products that are timed together, beside the first
+_N_VECTORS = 16  # products, or gradients, that are timed together, beside the first
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Costs:
 
     Attributes:
         gradient: One gradient of M: attribution patching of all components together.
+        gradient_row: One more point in a batch of gradients.
         curvature: Curvature of one component at t = 0, beside the gradient that all share.
         slope_on_path: The slope of one component elsewhere on its axis.
         curvature_on_path: Slope and curvature there.
@@ -40,6 +41,7 @@ class Costs:
     """
 
     gradient: float
+    gradient_row: float
     curvature: float
     slope_on_path: float
     curvature_on_path: float
@@ -80,9 +82,11 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
     few = which[::8]
     _, products = M.gradient_and_hessian()
     vectors = torch.ones(M.n, 1 + _N_VECTORS, dtype=M.delta_norm.dtype, device=M.delta_norm.device)
+    points = 0.01 * vectors.T
     tasks: dict[str, Callable[[], object]] = {
         "forward": lambda: M.along_axes(0.5, 0, which),
         "gradient": M.gradient,
+        "gradient_row": lambda: M.gradient(points),
         "shared": M.gradient_and_hessian,
         "curvature": lambda: M.along_axes(0.0, 2, which),
         "slope_on_path": lambda: M.along_axes(0.5, 1, which),
@@ -92,7 +96,8 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
         "matvec": lambda: products(vectors),
     }
     counts = {name: len(which) for name in tasks}
-    counts |= {"gradient": 1, "third": len(few), "matvec": _N_VECTORS, "matvec_batch": 1}
+    counts |= {"gradient": 1, "gradient_row": _N_VECTORS, "third": len(few)}
+    counts |= {"matvec": _N_VECTORS, "matvec_batch": 1}
     seconds = {}
     for name, task in tqdm(tasks.items(), desc="measuring costs", delay=2, leave=False):
         tries = []
@@ -105,6 +110,7 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
         seconds[name] = min(tries)
     # What all curvatures share is one gradient, which has its own price; and so for products.
     seconds["curvature"] = max(seconds["curvature"] - seconds.pop("shared"), 0.0)
+    seconds["gradient_row"] = max(seconds["gradient_row"] - seconds["gradient"], 0.0)
     seconds["matvec"] = max(seconds["matvec"] - seconds["matvec_batch"], 0.0)
     seconds["matvec_batch"] -= min(seconds["matvec"] / _N_VECTORS, seconds["matvec_batch"])
     each = {name: spent / counts[name] for name, spent in seconds.items()}

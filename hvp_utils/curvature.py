@@ -1,4 +1,4 @@
-"""The Hessian of M, known by its products: operator, diagonal, leading eigenvalues.
+"""The Hessian of M, known by its products: operator, diagonal, rows, leading eigenvalues.
 
 H holds the curvature of every component on its diagonal, q_c = H_cc / 2, and their interactions
 off it. One product with H serves all components together, so a few products that say enough about
@@ -21,7 +21,16 @@ from hvp_utils.patched_metric import PatchedMetric
 if TYPE_CHECKING:
     from curvlinops._torch_base import PyTorchLinearOperator
 
-__all__ = ["Diagonal", "LowRank", "diagonal", "hessian_operator", "low_rank", "spectrum"]
+__all__ = [
+    "Diagonal",
+    "LowRank",
+    "RowNorms",
+    "diagonal",
+    "hessian_operator",
+    "low_rank",
+    "row_norms",
+    "spectrum",
+]
 
 Method = Literal["exact", "hutchinson", "xdiag"]
 Products = Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]
@@ -84,11 +93,7 @@ def diagonal(
             f"{method} needs {'an even number of' if step == 2 else 'a number of'} products of at "
             f"least {least}, not n_matvecs = {n_matvecs}."
         )
-    # On the CPU, so that a seed means the same on every device.
-    signs = torch.randint(
-        0, 2, (M.n, n_matvecs // step), generator=torch.Generator().manual_seed(seed)
-    )
-    probes = (2 * signs - 1).to(M.delta_norm) * moving[:, None]
+    probes = _random_signs(M, n_matvecs // step, seed) * moving[:, None]
     slopes, products = M.gradient_and_hessian(alpha)
     estimates = (_xdiag if method == "xdiag" else _hutchinson)(products, probes)
     error = estimates.std(dim=1) / estimates.shape[1] ** 0.5
@@ -132,6 +137,61 @@ def _xdiag(products: Products, probes: Float[Tensor, "n k"]) -> Float[Tensor, "n
         rest = products_of_probes[:, i] - basis @ (image.T @ w)
         estimates.append((basis * image).sum(dim=1) + w * rest)
     return torch.stack(estimates, dim=1)
+
+
+def _random_signs(M: PatchedMetric, k: int, seed: int) -> Float[Tensor, "n k"]:
+    # On the CPU, so that a seed means the same on every device.
+    signs = torch.randint(0, 2, (M.n, k), generator=torch.Generator().manual_seed(seed))
+    return (2 * signs - 1).to(M.delta_norm)
+
+
+class RowNorms(NamedTuple):
+    """The Euclidean norms of a Hessian's rows, as far as they are known.
+
+    Attributes:
+        values: ``|H_c|``, how fast the slope of component c changes when all patches change.
+        error: Standard error of each.
+        slopes: The gradient of M at 0, which comes with them.
+    """
+
+    values: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
+    slopes: Float[Tensor, " n"]
+
+
+def row_norms(M: PatchedMetric, n_probes: int = 4, step: float = 0.01, seed: int = 0) -> RowNorms:
+    """Norms of the rows of the Hessian of M at 0, from a single batch of gradients.
+
+    For random signs w the squared entries of H w are, on average, the squared norms of the rows.
+    Here H w is the difference of two gradients, (g(step w) - g(0)) / step: that is good to a few
+    digits only, but all gradients go in one batch, where products with H need a second pass, and
+    a diagonal a third.
+
+    Args:
+        M: The metric.
+        n_probes: Random directions; the squared norms are their means.
+        step: How far all patch strengths are moved. On real models 0.01 makes products that are
+            good to about a percent, in float32 too.
+        seed: Seed of the random signs.
+
+    Raises:
+        ValueError: Fewer than two probes, or a step outside (0, 1].
+        TypeError: The model runs in half precision.
+    """
+    if n_probes < 2:
+        raise ValueError(f"Row norms need at least 2 probes, not n_probes = {n_probes}.")
+    if not 0 < step <= 1:
+        raise ValueError(f"step must be above 0 and at most 1, not {step!r}.")
+    M.require_full_precision()
+    points = torch.cat(
+        [torch.zeros_like(M.delta_norm)[:, None], step * _random_signs(M, n_probes, seed)], 1
+    )
+    slopes = M.gradient(points.T)
+    squares = ((slopes[1:] - slopes[0]) / step).square()
+    values = squares.mean(0).sqrt()
+    # The root of a mean moves by half of what the mean does, over the root.
+    error = squares.std(0) / n_probes**0.5 / (2 * values)
+    return RowNorms(values, error.nan_to_num(0.0), slopes[0])
 
 
 class LowRank(NamedTuple):

@@ -190,7 +190,7 @@ class PatchedMetric:
         For algorithms that ask for products again and again: run and first backward pass are made
         once. The second thing returned holds on to them.
         """
-        self._require_full_precision()
+        self.require_full_precision()
         points = self._rows(self._zeros() if alpha is None else alpha).detach()
         if len(points) != 1:
             raise ValueError(f"A Hessian is taken at one point alpha, but {len(points)} are given.")
@@ -243,7 +243,7 @@ class PatchedMetric:
         if order not in (0, 1, 2, 3):
             raise ValueError(f"order must be 0, 1, 2 or 3, not {order!r}.")
         if order > 1:
-            self._require_full_precision()
+            self.require_full_precision()
         wanted, t = self._places(t, components)
         results = torch.zeros(order + 1, len(wanted), dtype=self._dtype, device=self._device)
         results[0] = self.base
@@ -288,7 +288,7 @@ class PatchedMetric:
         Raises:
             TypeError: A model in half precision.
         """
-        self._require_full_precision()
+        self.require_full_precision()
         wanted, t = self._places(t, components)
         order = self.layers[wanted].argsort(stable=True)
 
@@ -489,7 +489,8 @@ class PatchedMetric:
             )
         return values
 
-    def _require_full_precision(self) -> None:
+    def require_full_precision(self) -> None:
+        """Raise TypeError if the model runs in half precision."""
         if self._dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"Second derivatives need float32 or float64; this model is in {self._dtype}. "

@@ -15,7 +15,7 @@ import contextlib
 import inspect
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -26,6 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hvp_utils.components import COMPONENT_KINDS
+from hvp_utils.curvature import row_norms
 from hvp_utils.estimators import find_estimator
 from hvp_utils.estimators.integrals import _quadrature
 from hvp_utils.models import MODELS, _explain_hub_error, _require_on_hub, _resolve_device
@@ -181,10 +182,11 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     """
     if estimator == "hessian_lipschitz":
         return {"curvature_on_path": 3 * n}
+    if estimator == "row_norms":
+        return {"gradient": 1, "gradient_row": _defaults(row_norms)["n_probes"]}
     if estimator == "hessian_eigenvalues":
         return {"gradient": 1, "matvec": n, "matvec_batch": 1}
-    parameters = inspect.signature(find_estimator(estimator)).parameters
-    given = {name: parameter.default for name, parameter in parameters.items()}
+    given = _defaults(find_estimator(estimator))
     stem = estimator.partition(":")[0]
     found = Counter()
 
@@ -239,6 +241,11 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     return {name: count for name, count in found.items() if count}
 
 
+def _defaults(function: Callable) -> dict[str, object]:
+    parameters = inspect.signature(function).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
 def pass_flops(
     sizes: ModelSizes, components: str, n_tokens: int, n_run: int, batch_size: int = 1
 ) -> dict[str, float]:
@@ -271,6 +278,7 @@ def pass_flops(
     return {
         "forward": run(own, 1, 1),
         "gradient": run(L, 2, 3),
+        "gradient_row": run(L, 2, 3),
         "curvature": run(lowest, 2, 6),  # the second backward pass alone
         "slope_on_path": run(own, 2, 3),
         "curvature_on_path": run(own, 4, 9),

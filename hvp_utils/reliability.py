@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hvp_utils.costs import Costs, measure_costs
-from hvp_utils.curvature import diagonal
-from hvp_utils.estimators import activation_patching, ms_hvp
+from hvp_utils.curvature import diagonal, row_norms
+from hvp_utils.estimators import activation_patching, ms_hvp, quadratic_term
 from hvp_utils.estimators.common import require_whole
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
@@ -31,6 +31,7 @@ __all__ = [
     "flag",
     "hessian_lipschitz",
     "reliability_score",
+    "row_screen",
     "screen",
     "screen_flag_fix",
     "selective_bound",
@@ -208,7 +209,8 @@ class Screen(NamedTuple):
 
     Attributes:
         first_order: Attribution patching, f_ap.
-        quadratic: The quadratic term q, exact or sketched.
+        quadratic: The quadratic term q, exact or sketched; of a ``row_screen`` the bound r on its
+            magnitude.
         error: Standard error of ``quadratic``; 0 where it is exact.
         passes: What was run, by kind; see ``Costs``.
     """
@@ -220,7 +222,7 @@ class Screen(NamedTuple):
 
     @property
     def score(self) -> Float[Tensor, " n"]:
-        """The reliability score R."""
+        """The reliability score R, or a bound on it."""
         return reliability_score(self.first_order, self.quadratic)
 
     @property
@@ -251,7 +253,27 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
     return Screen(sketch.slopes, sketch.values / 2, sketch.error / 2, passes)
 
 
-_screen = screen  # for where an argument has that name
+def row_screen(M: PatchedMetric, n_probes: int = 4, seed: int = 0) -> Screen:
+    """First-order effects of all components, and how large their quadratic terms may be.
+
+    ``r_c = |H_c| / 2``, half the norm of row c of the Hessian, is no less than ``|q_c|``. To choose
+    what to patch that is as good, and it takes one batch of gradients, no second derivatives.
+
+    Args:
+        M: The metric.
+        n_probes: Gradients beside the one at 0, whatever the number of components.
+        seed: Seed of the random directions.
+
+    Raises:
+        ValueError: Fewer than two probes.
+        TypeError: The model runs in half precision.
+    """
+    rows = row_norms(M, n_probes, seed=seed)
+    passes = {"gradient": 1, "gradient_row": n_probes}
+    return Screen(rows.slopes, rows.values / 2, rows.error / 2, passes)
+
+
+_SCREENS = {"exact": (screen, None), "sketch": (screen, 48), "rows": (row_screen, 4)}
 
 
 class Screened(NamedTuple):
@@ -260,7 +282,7 @@ class Screened(NamedTuple):
     Attributes:
         estimates: One effect per component: attribution patching where trusted, the fix elsewhere.
         flagged: Which were fixed.
-        score: The reliability score R, exact or sketched.
+        score: The reliability score R, exact or sketched, or a bound on it.
         cost: The price of it all, in forward equivalents.
         passes: What was run, by kind; see ``Costs``.
     """
@@ -278,16 +300,17 @@ def screen_flag_fix(
     fix: Literal["hvp", "ms_hvp", "activation_patching"] = "hvp",
     n_steps: int = 5,
     costs: Costs | None = None,
-    screen: Literal["exact", "sketch"] = "exact",
-    n_matvecs: int = 48,
+    screen: Literal["exact", "sketch", "rows"] = "exact",
+    n_matvecs: int | None = None,
     seed: int = 0,
     largest: int | float = 0,
 ) -> Screened:
     """Screen by the reliability score, flag what exceeds ``tau``, fix what is flagged.
 
     An exact screen needs the curvature of every component, so a fix by ``hvp`` costs nothing more;
-    a sketched one needs ``n_matvecs`` products for all of them. A small score does not exclude a
-    large error of third order, which is why ``largest`` flags by size, whatever the score says.
+    a sketched one needs ``n_matvecs`` products for all of them, and one by rows as many gradients.
+    A small score does not exclude a large error of third order, which is why ``largest`` flags by
+    size, whatever the score says.
 
     Args:
         M: The metric.
@@ -295,15 +318,17 @@ def screen_flag_fix(
         fix: What replaces the flagged estimates.
         n_steps: Steps of ``ms_hvp``.
         costs: Prices, from ``measure_costs``; measured here if not given.
-        screen: Whether the quadratic terms are exact or sketched.
-        n_matvecs: Products with the Hessian of a sketched screen.
-        seed: Seed of a sketched screen.
+        screen: Whether the quadratic terms are exact or sketched (``screen``), or bounded by the
+            rows of the Hessian (``row_screen``): the cheapest way to choose by size.
+        n_matvecs: Products with the Hessian of a sketched screen, 48 by default, or gradients of
+            one by rows, 4 by default.
+        seed: Seed of a screen that is not exact.
         largest: How many components are flagged for their size, those with the largest
             ``|f_ap| + |q|``: a number of them (an int), or their share, from 0.0 to 1.0.
 
     Source:
         Zhang & Wang (2026), sections 3.3 and 4.4. (There the screen is counted as free.) The
-        sketch and ``largest`` are ours.
+        other screens and ``largest`` are ours.
 
     Raises:
         ValueError: An unknown fix or screen, a negative ``tau``, a number or share of components
@@ -311,8 +336,8 @@ def screen_flag_fix(
     """
     if fix not in ("hvp", "ms_hvp", "activation_patching"):
         raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
-    if screen not in ("exact", "sketch"):
-        raise ValueError(f'screen must be "exact" or "sketch", not {screen!r}.')
+    if screen not in _SCREENS:
+        raise ValueError(f'screen must be "exact", "sketch" or "rows", not {screen!r}.')
     whole = isinstance(largest, int)
     if not 0 <= largest <= (M.n if whole else 1):
         raise ValueError(
@@ -321,7 +346,8 @@ def screen_flag_fix(
         )
     require_whole(n_steps)
     flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
-    found = _screen(M, None if screen == "exact" else n_matvecs, seed)
+    how, default = _SCREENS[screen]
+    found = how(M, default if n_matvecs is None or screen == "exact" else n_matvecs, seed)
     flagged = flag(found.score, tau)
     by_size = largest if whole else math.ceil(largest * M.n)
     flagged[found.size.topk(by_size).indices] = True
@@ -330,8 +356,11 @@ def screen_flag_fix(
     passes = Counter(found.passes)
     estimates = found.first_order.clone()
     if len(which):
-        if fix == "hvp":
+        if fix == "hvp" and screen != "rows":
             estimates[flagged] += found.quadratic[flagged]
+        elif fix == "hvp":
+            estimates[flagged] += quadratic_term(M, which)
+            passes += Counter(gradient=1, curvature=len(which))
         elif fix == "ms_hvp":
             at_base = None
             if screen == "exact":

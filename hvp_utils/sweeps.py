@@ -29,8 +29,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from hvp_utils.backward_rules import rules_are_active
-from hvp_utils.curvature import spectrum
+from hvp_utils.curvature import row_norms, spectrum
 from hvp_utils.estimators import find_estimator
+from hvp_utils.estimators.common import Components, only
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
 from hvp_utils.reliability import hessian_lipschitz
@@ -39,9 +40,19 @@ from hvp_utils.tasks import PromptPair, make_prompts
 __all__ = ["provenance", "sweep"]
 
 _FORMAT = 1
-# What can be swept beside estimators.
-MEASURES = {"hessian_lipschitz": hessian_lipschitz, "hessian_eigenvalues": spectrum}
 _log = logging.getLogger(__name__)
+
+
+def _row_norms(M: PatchedMetric, components: Components = None) -> Tensor:
+    return only(row_norms(M).values, components)
+
+
+# What can be swept beside estimators.
+MEASURES = {
+    "hessian_lipschitz": hessian_lipschitz,
+    "hessian_eigenvalues": spectrum,
+    "row_norms": _row_norms,
+}
 
 
 def sweep(
@@ -63,9 +74,9 @@ def sweep(
         model: A name for ``load_model``, or a loaded model. Given a name, the model is loaded only
             if something has to be computed.
         task: A key of ``TASKS``, or a named function ``(model, n, seed=...) -> pairs``.
-        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``, and
-            ``"hessian_eigenvalues"``: as many as there are components, the largest in magnitude
-            first, so that number i is not that of component i.
+        estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``,
+            ``"row_norms"``, and ``"hessian_eigenvalues"``: as many as there are components, the
+            largest in magnitude first, so that number i is not that of component i.
         n_prompts: Number of prompts. More than the store holds extends it.
         seed: Seed of the task and of sampled components.
         direction: ``"denoising"`` or ``"noising"``.

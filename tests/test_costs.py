@@ -11,6 +11,7 @@ from hvp_utils import Costs, PatchedMetric, measure_costs
 # Primes, so that no price can pass for another.
 COSTS = Costs(
     gradient=2.0,
+    gradient_row=19.0,
     curvature=3.0,
     slope_on_path=5.0,
     curvature_on_path=7.0,
@@ -24,6 +25,7 @@ COSTS = Costs(
 def test_a_price_is_a_sum_over_passes():
     assert COSTS.price({}) == 0
     assert COSTS.price({"forward": 11}) == 11
+    assert COSTS.price({"gradient": 1, "gradient_row": 4}) == 78
     assert COSTS.price({"gradient": 1, "curvature": 10}) == 32
     assert COSTS.price({"forward": 1, "slope_on_path": 4, "curvature_on_path": 2}) == 35
     assert COSTS.price({"gradient": 1, "matvec": 4, "matvec_batch": 2}) == 88
@@ -50,7 +52,8 @@ def test_costs_are_measured_on_every_layer_but_not_on_everything(monkeypatch):
         price = getattr(costs, field.name)
         # Some are differences of two times, here of microseconds.
         assert price >= 0 and math.isfinite(price), field.name
-        assert price > 0 or field.name in ("curvature", "matvec", "matvec_batch")
+        differences = ("gradient_row", "curvature", "matvec", "matvec_batch")
+        assert price > 0 or field.name in differences
     assert costs.price({"forward": 1, "curvature": 1}) == 1 + costs.curvature
     # Every kind of run twice, and all of them on the same components, but for third derivatives.
     kinds = [(t, order) for t, order, _ in asked]
@@ -68,8 +71,8 @@ def test_costs_are_measured_on_every_layer_but_not_on_everything(monkeypatch):
     assert M.layers[list(components)].double().mean() == M.layers.double().mean()
 
 
-def test_the_shared_gradient_is_not_part_of_a_curvature(monkeypatch):
-    """On a clock of our own: a shared run takes 10 s and a curvature 3 s; nor for products."""
+def test_what_is_shared_is_counted_once(monkeypatch):
+    """On a clock of our own: a shared run takes 10 s and a curvature 3 s; so for other batches."""
     M = PatchedMetric(tiny_model("llama"), tiny_pair())
     clock = [0.0]
     monkeypatch.setattr("hvp_utils.costs.time.perf_counter", lambda: clock[0])
@@ -83,9 +86,14 @@ def test_the_shared_gradient_is_not_part_of_a_curvature(monkeypatch):
 
     monkeypatch.setattr(M, "along_axes", along_axes)
     monkeypatch.setattr(M, "gradient_and_hessian", gradient_and_hessian)
-    monkeypatch.setattr(M, "gradient", lambda: clock.__setitem__(0, clock[0] + 7))
+
+    def gradient(alpha=None):
+        clock[0] += 7 if alpha is None else 3 + 4 * len(alpha)
+
+    monkeypatch.setattr(M, "gradient", gradient)
     assert measure_costs(M, sample=8) == Costs(
         gradient=7.0,
+        gradient_row=4.0,
         curvature=3.0,
         slope_on_path=1.0,
         curvature_on_path=1.0,

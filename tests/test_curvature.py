@@ -20,6 +20,7 @@ from hvp_utils import (
     hvp,
     linearised,
     low_rank,
+    row_norms,
     sketched_hvp,
     spectrum,
 )
@@ -32,7 +33,7 @@ def metric(architecture="llama", kind="heads", where="middle"):
 
 
 class KnownHessian:
-    """Stands in for a PatchedMetric whose Hessian is a given matrix."""
+    """Stands in for a PatchedMetric that is a quadratic form, of a given matrix."""
 
     def __init__(self, H, moving=None):
         self.H, self.n = H, len(H)
@@ -50,6 +51,13 @@ class KnownHessian:
 
     def hessian_matvec(self, V, alpha=None):
         return self.gradient_and_hessian(alpha)[1](V)
+
+    def gradient(self, alpha):
+        self.n_points += len(alpha)
+        return 1 + alpha @ self.H
+
+    def require_full_precision(self):
+        pass
 
 
 def known(n=60, rank=None, seed=0, tail=1e-2):
@@ -210,9 +218,69 @@ def test_refusals(method, n_matvecs, message):
 
 def test_half_precision_is_refused():
     M = PatchedMetric(tiny_model("gpt2", torch.bfloat16), tiny_pair())
-    for function in (diagonal, low_rank, spectrum, hessian_operator, sketched_hvp):
+    for function in (diagonal, low_rank, row_norms, spectrum, hessian_operator, sketched_hvp):
         with pytest.raises(TypeError, match=r"bfloat16|precision"):
             function(M)
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ("heads", "neurons_pre"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_are_those_of_the_hessian(architecture, kind):
+    """With the whole Hessian, written down, in the place of differences."""
+    M = metric(architecture, kind)
+    H = M.hessian_matvec(torch.eye(M.n))
+    signs = torch.randint(0, 2, (M.n, 5), generator=torch.Generator().manual_seed(7))
+    squares = (H @ (2 * signs - 1).to(H)).square()
+    expected = squares.mean(1).sqrt()
+    found = row_norms(M, 5, step=1e-6, seed=7)
+    assert_close(found.values, expected, 1e-4)
+    assert_close(found.error, squares.std(1) / (2 * 5**0.5 * expected), 1e-4)
+    assert_close(found.slopes, M.gradient())
+    # At the default step still to a few per cent, and with many probes the norms themselves.
+    coarse = row_norms(M, 5, seed=7).values
+    assert (coarse - expected).norm() < 0.05 * expected.norm()
+    norms = H.norm(dim=1)
+    assert (row_norms(M, 400, step=1e-6).values - norms).norm() < 0.1 * norms.norm()
+
+
+def test_rows_are_unbiased_and_know_their_error():
+    H = known(n=40, tail=0.1)
+    found = [row_norms(KnownHessian(H), 20, seed=seed) for seed in range(500)]
+    squares = torch.stack([one.values for one in found]).square()
+    standard_error = squares.std(0) / len(squares) ** 0.5
+    truth = H.square().sum(1)
+    assert ((squares.mean(0) - truth).abs() < 5 * standard_error).all()
+    assert (standard_error < 0.05 * truth.max()).all()
+    claimed = torch.stack([one.error for one in found]).square().mean().sqrt()
+    actual = torch.stack([one.values - truth.sqrt() for one in found]).square().mean().sqrt()
+    assert 0.7 < claimed / actual < 1.4
+
+
+def test_rows_take_one_batch_of_gradients(monkeypatch):
+    M = metric("gpt2")
+    calls, gradient = [], M.gradient
+    monkeypatch.setattr(M, "gradient", lambda alpha: calls.append(alpha) or gradient(alpha))
+    row_norms(M, 3, step=0.02)
+    (points,) = calls
+    assert points.shape == (4, M.n)
+    assert points[0].eq(0).all() and points[1:].abs().eq(0.02).all()
+
+
+def test_no_row_is_no_error():
+    M = PatchedMetric(tiny_model("llama"), tiny_pair("same"))
+    found = row_norms(M)
+    assert (found.values == 0).all() and (found.error == 0).all()
+
+
+def test_refusals_of_rows():
+    with pytest.raises(ValueError, match="at least 2 probes, not n_probes = 1"):
+        row_norms(metric(), 1)
+    for step in (0.0, -0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            row_norms(metric(), step=step)
 
 
 # --- the estimator ---------------------------------------------------------------------------

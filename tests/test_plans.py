@@ -133,7 +133,8 @@ def what_runs(M, estimator, monkeypatch):
         return along_axes(t, order, components)
 
     def spy_gradient(alpha=None):
-        found["gradient"] += 1 if alpha is None else alpha.numel() // M.n
+        found["gradient"] += 1
+        found["gradient_row"] += 0 if alpha is None else alpha.numel() // M.n - 1
         return gradient(alpha)
 
     def spy_traced(*args, **kwargs):
@@ -169,7 +170,7 @@ def what_runs(M, estimator, monkeypatch):
         patch.setattr(patched_metric, "_batched_derivative", spy_batched)
         (MEASURES.get(estimator) or find_estimator(estimator))(M)
     # Whatever goes through the model and is differentiated is accounted for above.
-    differentiated = ("gradient", "slope_on_path", "curvature_on_path", "third")
+    differentiated = ("gradient", "gradient_row", "slope_on_path", "curvature_on_path", "third")
     found["forward"] = sum(rows) - sum(found[name] for name in differentiated)
     assert sum(products) == found["curvature"] + found["matvec"]
     return {name: count for name, count in found.items() if count}
@@ -189,6 +190,7 @@ WITH_PARAMETERS = (
     "integrated_hessians:3:grid:complete:gausslegendre",
     "hessian_lipschitz",
     "hessian_eigenvalues",
+    "row_norms",
 )
 
 
@@ -244,6 +246,8 @@ def counted(M, which):
         for order, name in enumerate(orders)
     }
     found["gradient"] = operations(M.gradient)
+    points = torch.zeros(3, M.n)
+    found["gradient_row"] = (operations(lambda: M.gradient(points)) - found["gradient"]) / 2
     at_0 = operations(lambda: M.along_axes(0.0, 2, which))
     found["curvature"] = (at_0 - found["gradient"]) / len(which)
     products, V = M.gradient_and_hessian()[1], torch.ones(M.n, 3, dtype=M.delta_norm.dtype)
@@ -264,6 +268,7 @@ def without_own_block(sizes, *args):
     return {
         "forward": whole["forward"],
         "gradient": below_top["gradient"] + block,
+        "gradient_row": below_top["gradient_row"] + block,
         "curvature": above["curvature"],
         "matvec": below_top["matvec"],
         "matvec_batch": below_top["matvec_batch"],

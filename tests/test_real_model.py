@@ -26,7 +26,6 @@ from hvp_utils import (
     diagonal,
     find_estimator,
     flag,
-    hessian_lipschitz,
     hvp,
     linearised,
     load_model,
@@ -35,9 +34,12 @@ from hvp_utils import (
     quadratic_term,
     reference_pair,
     reliability_score,
+    row_norms,
+    screen_flag_fix,
     spectrum,
     top_k_relative_error,
 )
+from hvp_utils.sweeps import MEASURES
 
 RESULTS = sorted((Path(__file__).parents[1] / "notebooks" / "results").glob("*.nc"))
 
@@ -184,6 +186,21 @@ def test_48_products_find_what_not_to_trust(name):
         precision.append(((found & wanted).sum() / found.sum()).item())
     assert np.median(recall) >= 0.9
     assert np.median(precision) >= 0.85
+
+
+@pytest.mark.parametrize("name", ("smollm2-135m", "gemma-3-270m"))
+def test_rows_choose_what_to_patch(name):
+    """Differences in float32 are near the products they stand for, and find the five largest."""
+    M, (slope, H, truth) = PatchedMetric(loaded(name), reference_pair()), reference_hessian(name)
+    signs = torch.randint(0, 2, (M.n, 4), generator=torch.Generator().manual_seed(0))
+    expected = (H @ (2.0 * signs - 1).double()).square().mean(1).sqrt()
+    found = row_norms(M)
+    assert (found.values.double() - expected).norm() < 0.05 * expected.norm()
+    assert torch.allclose(found.slopes.double(), slope, atol=1e-4 * slope.abs().max().item())
+    rule = screen_flag_fix(M, float("inf"), "activation_patching", screen="rows", largest=10)
+    assert rule.flagged.sum() == 10
+    errors = [top_k_relative_error(e.double(), truth) for e in (rule.estimates, found.slopes)]
+    assert errors[0] < 1 < errors[1]
 
 
 # --- parts of the network ------------------------------------------------------------------------
@@ -384,8 +401,6 @@ def test_stored_numbers_can_be_computed_again(path):
 
 
 def recompute(name, M, components):
-    if name == "hessian_lipschitz":
-        return hessian_lipschitz(M, components=components)
     if name == "hessian_eigenvalues":
         return spectrum(M)[components]
-    return find_estimator(name)(M, components=components)
+    return (MEASURES.get(name) or find_estimator(name))(M, components=components)

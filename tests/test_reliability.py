@@ -26,6 +26,8 @@ from hvp_utils import (
     ms_hvp,
     quadratic_term,
     reliability_score,
+    row_norms,
+    row_screen,
     screen,
     screen_flag_fix,
     selective_bound,
@@ -510,6 +512,38 @@ def test_a_sketched_screen(fix):
     }
     assert found.passes == {"gradient": 1, "matvec": 10, "matvec_batch": 2} | extra[fix]
     assert found.cost == COSTS.price(found.passes)
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_a_screen_by_rows(fix):
+    """What is flagged follows the rows; no fix takes their norms for quadratic terms."""
+    M = PatchedMetric(tiny_model("gemma3"), tiny_pair(), "neurons_pre")
+    rows, screened = row_norms(M, seed=1), row_screen(M, seed=1)
+    assert_close(screened.first_order, attribution_patching(M))
+    assert_close(screened.quadratic, rows.values / 2, 1e-12)
+    assert_close(screened.error, rows.error / 2, 1e-12)
+    found = screen_flag_fix(M, math.inf, fix, 3, COSTS, screen="rows", seed=1, largest=3)
+    size = attribution_patching(M).abs() + rows.values / 2
+    assert set(found.flagged.nonzero()[:, 0].tolist()) == set(size.argsort()[-3:].tolist())
+    expected = torch.where(found.flagged, FIXES[fix](M), attribution_patching(M))
+    assert_close(found.estimates, expected, 1e-11)
+    extra = {
+        "hvp": {"gradient": 2, "curvature": 3},
+        "ms_hvp": {"gradient": 2, "curvature": 3, "curvature_on_path": 6},
+        "activation_patching": {"forward": 3},
+    }
+    assert screened.passes == {"gradient": 1, "gradient_row": 4}
+    assert found.passes == screened.passes | extra[fix]
+    assert found.cost == COSTS.price(found.passes)
+    more = screen_flag_fix(M, 0.1, fix, 3, COSTS, screen="rows", n_matvecs=6, seed=1)
+    assert more.flagged.equal(row_screen(M, 6, seed=1).score > 0.1)
+    assert more.passes["gradient_row"] == 6
+
+
+def test_no_quadratic_term_exceeds_half_its_row():
+    M = PatchedMetric(tiny_model("qwen2"), tiny_pair(), "neurons_pre")
+    bound = row_screen(M, 200).quadratic
+    assert (quadratic_term(M).abs() <= 1.2 * bound).all()
 
 
 @pytest.mark.parametrize(

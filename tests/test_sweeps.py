@@ -28,6 +28,7 @@ from hvp_utils import (
     find_estimator,
     hessian_lipschitz,
     provenance,
+    row_norms,
     stats,
     sweep,
     sweeps,
@@ -129,6 +130,18 @@ def test_the_constant_of_the_hessian_can_be_swept(tmp_path):
         kept = np.isin(np.arange(len(expected)), largest)
         assert (part.hessian_lipschitz[i].notnull() == kept).all()
         np.testing.assert_allclose(part.hessian_lipschitz[i][kept], expected[kept], rtol=1e-8)
+
+
+def test_the_rows_of_the_hessian_can_be_swept(tmp_path):
+    bridge, names = tiny_model("llama"), ["activation_patching", "row_norms"]
+    full, part = (sweep(bridge, tiny_task, names, 2, store=tmp_path, top=top) for top in (None, 3))
+    for i, pair in enumerate(tiny_task(bridge, 2)):
+        expected = row_norms(PatchedMetric(bridge, pair)).values.numpy()
+        assert expected.max() > 1e-3
+        np.testing.assert_allclose(full.row_norms[i], expected, rtol=1e-10)
+        largest = np.abs(full.activation_patching[i].values).argsort()[-3:]
+        assert set(np.flatnonzero(part.row_norms[i].notnull())) == set(largest)
+        np.testing.assert_allclose(part.row_norms[i][largest], expected[largest], rtol=1e-10)
 
 
 def test_the_spectrum_of_the_hessian_can_be_swept(tmp_path):
