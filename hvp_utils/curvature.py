@@ -159,7 +159,7 @@ class RowNorms(NamedTuple):
     slopes: Float[Tensor, " n"]
 
 
-def row_norms(M: PatchedMetric, n_probes: int = 4, step: float = 0.01, seed: int = 0) -> RowNorms:
+def row_norms(M: PatchedMetric, n_probes: int = 2, step: float = 0.01, seed: int = 0) -> RowNorms:
     """Norms of the rows of the Hessian of M at 0, from a single batch of gradients.
 
     For random signs w the squared entries of H w are, on average, the squared norms of the rows.
@@ -169,7 +169,8 @@ def row_norms(M: PatchedMetric, n_probes: int = 4, step: float = 0.01, seed: int
 
     Args:
         M: The metric.
-        n_probes: Random directions; the squared norms are their means.
+        n_probes: Random directions; the squared norms are their means. Two will do to sort
+            components by, not to know the norms.
         step: How far all patch strengths are moved. On real models 0.01 makes products that are
             good to about a percent, in float32 too.
         seed: Seed of the random signs.

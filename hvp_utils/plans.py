@@ -15,7 +15,7 @@ import contextlib
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -26,12 +26,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hvp_utils.components import COMPONENT_KINDS
-from hvp_utils.curvature import row_norms
-from hvp_utils.estimators import find_estimator
 from hvp_utils.estimators.integrals import _quadrature
+from hvp_utils.estimators.names import find
 from hvp_utils.models import MODELS, _explain_hub_error, _require_on_hub, _resolve_device
 from hvp_utils.patched_metric import tokens_per_batch
 from hvp_utils.suffix_run import full_precision
+from hvp_utils.sweeps import SWEPT
 
 __all__ = ["ModelSizes", "Plan", "measure_rate", "model_sizes", "pass_flops", "passes", "plan"]
 
@@ -172,7 +172,7 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     t = 0 that all components share, with its first backward pass, counts as one ``"gradient"``.
 
     Args:
-        estimator: A name for ``find_estimator``, or another that ``sweep`` takes.
+        estimator: A name that ``sweep`` takes.
         n: Number of components.
         n_layers: Layers of the model.
         components: Their kind; some estimators do more for some kinds.
@@ -180,13 +180,8 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     Raises:
         ValueError: An unknown name, or parameters or components that the estimator cannot take.
     """
-    if estimator == "hessian_lipschitz":
-        return {"curvature_on_path": 3 * n}
-    if estimator == "row_norms":
-        return {"gradient": 1, "gradient_row": _defaults(row_norms)["n_probes"]}
-    if estimator == "hessian_eigenvalues":
-        return {"gradient": 1, "matvec": n, "matvec_batch": 1}
-    given = _defaults(find_estimator(estimator))
+    parameters = inspect.signature(find(estimator, SWEPT)).parameters
+    given = {name: parameter.default for name, parameter in parameters.items()}
     stem = estimator.partition(":")[0]
     found = Counter()
 
@@ -228,6 +223,12 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
         s = torch.outer(t, t).round(decimals=14).unique() if given["scheme"] == "grid" else t[t > 0]
         along(s, "curvature")
         found["gradient"] += given["part"] == "pairwise"
+    elif stem == "hessian_lipschitz":
+        found["curvature_on_path"] = 3 * n
+    elif stem == "hessian_eigenvalues":
+        found.update(gradient=1, matvec=n, matvec_batch=1)
+    elif stem == "row_norms":
+        found.update(gradient=1, gradient_row=given["n_probes"])
     elif stem == "sketched_hvp":
         k = given["n_matvecs"]
         if k >= n:  # exact
@@ -239,11 +240,6 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     else:
         raise NotImplementedError(f"It is not known what {stem!r} runs.")
     return {name: count for name, count in found.items() if count}
-
-
-def _defaults(function: Callable) -> dict[str, object]:
-    parameters = inspect.signature(function).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def pass_flops(

@@ -253,7 +253,7 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
     return Screen(sketch.slopes, sketch.values / 2, sketch.error / 2, passes)
 
 
-def row_screen(M: PatchedMetric, n_probes: int = 4, seed: int = 0) -> Screen:
+def row_screen(M: PatchedMetric, n_probes: int = 2, seed: int = 0) -> Screen:
     """First-order effects of all components, and how large their quadratic terms may be.
 
     ``r_c = |H_c| / 2``, half the norm of row c of the Hessian, is no less than ``|q_c|``. To choose
@@ -273,7 +273,7 @@ def row_screen(M: PatchedMetric, n_probes: int = 4, seed: int = 0) -> Screen:
     return Screen(rows.slopes, rows.values / 2, rows.error / 2, passes)
 
 
-_SCREENS = {"exact": (screen, None), "sketch": (screen, 48), "rows": (row_screen, 4)}
+_SCREENS = {"exact": (screen, None), "sketch": (screen, 48), "rows": (row_screen, 2)}
 
 
 class Screened(NamedTuple):
@@ -321,7 +321,7 @@ def screen_flag_fix(
         screen: Whether the quadratic terms are exact or sketched (``screen``), or bounded by the
             rows of the Hessian (``row_screen``): the cheapest way to choose by size.
         n_matvecs: Products with the Hessian of a sketched screen, 48 by default, or gradients of
-            one by rows, 4 by default.
+            one by rows, 2 by default.
         seed: Seed of a screen that is not exact.
         largest: How many components are flagged for their size, those with the largest
             ``|f_ap| + |q|``: a number of them (an int), or their share, from 0.0 to 1.0.

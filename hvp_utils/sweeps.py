@@ -30,8 +30,9 @@ from transformers import PreTrainedModel
 
 from hvp_utils.backward_rules import rules_are_active
 from hvp_utils.curvature import row_norms, spectrum
-from hvp_utils.estimators import find_estimator
+from hvp_utils.estimators import ESTIMATORS, find_estimator
 from hvp_utils.estimators.common import Components, only
+from hvp_utils.estimators.names import Named, find
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
 from hvp_utils.reliability import hessian_lipschitz
@@ -43,16 +44,17 @@ _FORMAT = 1
 _log = logging.getLogger(__name__)
 
 
-def _row_norms(M: PatchedMetric, components: Components = None) -> Tensor:
-    return only(row_norms(M).values, components)
+def _row_norms(M: PatchedMetric, n_probes: int = 2, components: Components = None) -> Tensor:
+    return only(row_norms(M, n_probes).values, components)
 
 
-# What can be swept beside estimators.
-MEASURES = {
-    "hessian_lipschitz": hessian_lipschitz,
-    "hessian_eigenvalues": spectrum,
-    "row_norms": _row_norms,
+# What can be swept: estimators, and measures beside them.
+MEASURES: Named = {
+    "hessian_lipschitz": (hessian_lipschitz, {}),
+    "hessian_eigenvalues": (spectrum, {}),
+    "row_norms": (_row_norms, {"n_probes": int}),
 }
+SWEPT: Named = ESTIMATORS | MEASURES
 
 
 def sweep(
@@ -75,8 +77,9 @@ def sweep(
             if something has to be computed.
         task: A key of ``TASKS``, or a named function ``(model, n, seed=...) -> pairs``.
         estimators: Names, such as ``"hvp"`` or ``"ms_hvp:5"``; also ``"hessian_lipschitz"``,
-            ``"row_norms"``, and ``"hessian_eigenvalues"``: as many as there are components, the
-            largest in magnitude first, so that number i is not that of component i.
+            ``"row_norms"`` (or ``"row_norms:4"``, from four probes), and
+            ``"hessian_eigenvalues"``: as many as there are components, the largest in magnitude
+            first, so that number i is not that of component i.
         n_prompts: Number of prompts. More than the store holds extends it.
         seed: Seed of the task and of sampled components.
         direction: ``"denoising"`` or ``"noising"``.
@@ -99,7 +102,7 @@ def sweep(
         ValueError: Unknown names, or prompts whose components do not line up.
     """
     estimators = list(dict.fromkeys(estimators))
-    functions = {name: MEASURES.get(name) or find_estimator(name) for name in estimators}
+    functions = {name: find(name, SWEPT) for name in estimators}
     if top is not None and "activation_patching" not in functions:
         raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
     if top is not None and "hessian_eigenvalues" in functions:

@@ -36,7 +36,8 @@ from hvp_utils import (
     reference_pair,
 )
 from hvp_utils.__main__ import app
-from hvp_utils.sweeps import MEASURES
+from hvp_utils.estimators.names import find
+from hvp_utils.sweeps import SWEPT
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -168,7 +169,7 @@ def what_runs(M, estimator, monkeypatch):
             patch.setattr(M, name, locals()[f"spy_{name}"])
         patch.setattr(M.run, "logits", spy_logits)
         patch.setattr(patched_metric, "_batched_derivative", spy_batched)
-        (MEASURES.get(estimator) or find_estimator(estimator))(M)
+        find(estimator, SWEPT)(M)
     # Whatever goes through the model and is differentiated is accounted for above.
     differentiated = ("gradient", "gradient_row", "slope_on_path", "curvature_on_path", "third")
     found["forward"] = sum(rows) - sum(found[name] for name in differentiated)
@@ -191,6 +192,7 @@ WITH_PARAMETERS = (
     "hessian_lipschitz",
     "hessian_eigenvalues",
     "row_norms",
+    "row_norms:5",
 )
 
 
@@ -214,7 +216,7 @@ def test_a_plan_does_not_lie_about_atp_star(components, monkeypatch):
 def test_what_cannot_be_run_cannot_be_planned():
     for name in ("unknown", "ms_hvp:0", "hvp:2", "integrated_gradients:5:wrong", ""):
         with pytest.raises(ValueError) as refused:
-            find_estimator(name)
+            find(name, SWEPT)
         with pytest.raises(ValueError) as here:
             passes(name, 10, 3)
         assert str(here.value) == str(refused.value)

@@ -532,7 +532,7 @@ def test_a_screen_by_rows(fix):
         "ms_hvp": {"gradient": 2, "curvature": 3, "curvature_on_path": 6},
         "activation_patching": {"forward": 3},
     }
-    assert screened.passes == {"gradient": 1, "gradient_row": 4}
+    assert screened.passes == {"gradient": 1, "gradient_row": 2}
     assert found.passes == screened.passes | extra[fix]
     assert found.cost == COSTS.price(found.passes)
     more = screen_flag_fix(M, 0.1, fix, 3, COSTS, screen="rows", n_matvecs=6, seed=1)

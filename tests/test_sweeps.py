@@ -34,6 +34,7 @@ from hvp_utils import (
     sweeps,
 )
 from hvp_utils.__main__ import app
+from hvp_utils.estimators.names import find
 
 ALL = ("activation_patching", "attribution_patching", "hvp", "ms_hvp:2", "ms_hvp:4")
 
@@ -133,12 +134,14 @@ def test_the_constant_of_the_hessian_can_be_swept(tmp_path):
 
 
 def test_the_rows_of_the_hessian_can_be_swept(tmp_path):
-    bridge, names = tiny_model("llama"), ["activation_patching", "row_norms"]
+    bridge, names = tiny_model("llama"), ["activation_patching", "row_norms", "row_norms:5"]
     full, part = (sweep(bridge, tiny_task, names, 2, store=tmp_path, top=top) for top in (None, 3))
     for i, pair in enumerate(tiny_task(bridge, 2)):
-        expected = row_norms(PatchedMetric(bridge, pair)).values.numpy()
+        M = PatchedMetric(bridge, pair)
+        expected, more = (row_norms(M, n).values.numpy() for n in (2, 5))
         assert expected.max() > 1e-3
         np.testing.assert_allclose(full.row_norms[i], expected, rtol=1e-10)
+        np.testing.assert_allclose(full["row_norms:5"][i], more, rtol=1e-10)
         largest = np.abs(full.activation_patching[i].values).argsort()[-3:]
         assert set(np.flatnonzero(part.row_norms[i].notnull())) == set(largest)
         np.testing.assert_allclose(part.row_norms[i][largest], expected[largest], rtol=1e-10)
@@ -229,12 +232,12 @@ def test_a_second_call_computes_nothing(bridge, tmp_path, made):
 def test_prompts_and_estimators_are_added(bridge, tmp_path, made):
     ran = []
 
-    def watch(name):
-        function = find_estimator(name)
+    def watch(name, table):
+        function = find(name, table)
         return lambda M, **kwargs: ran.append(name) or function(M, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "find_estimator", watch)
+        patch.setattr(sweeps, "find", watch)
         sweep(bridge, tiny_task, ["attribution_patching"], 2, store=tmp_path)
         assert made == ["tiny 0", "tiny 1"]
         assert ran == ["attribution_patching"] * 2

@@ -42,6 +42,7 @@ BASELINES = (
 WITHOUT = tuple(f"quadratic_without:{kind}" for kind in NONLINEARITIES)
 # What chapter 10 compares: all curvatures from a few products with the Hessian.
 SKETCHES = tuple(f"sketched_hvp:{k}" for k in (4, 8, 16, 32, 48, 64))
+ROWS = tuple(f"row_norms:{k}" for k in (2, 4, 16))
 MAIN_TASKS = ("ioi", "greater_than_01", "factual")
 CORRUPTIONS = ("ioi_random_token", "ioi_resample", "ioi_zero", "factual_resample", "factual_zero")
 
@@ -126,7 +127,7 @@ SWEEPS = [
     *(dict(task=task, estimators=SKETCHES, n_prompts=20) for task in MAIN_TASKS),
     # The rows of the Hessian, and prompts on which the rules of chapter 10 were not chosen.
     *(
-        dict(task=task, estimators=("row_norms", "sketched_hvp:4"), n_prompts=50)
+        dict(task=task, estimators=(*ROWS, "sketched_hvp:4"), n_prompts=50)
         for task in (*MAIN_TASKS, "factual_swap")
     ),
     dict(

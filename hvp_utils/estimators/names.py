@@ -25,9 +25,12 @@ from .taylor import (
     third_order,
 )
 
+#: Functions by name, and the parameters that may follow the name.
+Named = Mapping[str, tuple[Callable[..., Tensor], Mapping[str, type | Sequence[str]]]]
+
 #: Estimators by name, and the parameters that follow the name after colons, as in ``"ms_hvp:5"``
 #: or ``"integrated_gradients:10:gausslegendre"``: whole numbers, or one of some words.
-ESTIMATORS: dict[str, tuple[Callable[..., Tensor], Mapping[str, type | Sequence[str]]]] = {
+ESTIMATORS: Named = {
     "activation_patching": (activation_patching, {}),
     "attribution_patching": (attribution_patching, {}),
     "hvp": (hvp, {}),
@@ -61,10 +64,15 @@ def find_estimator(name: str) -> Callable[..., Tensor]:
     Raises:
         ValueError: No estimator is called that, or what follows the colon does not fit.
     """
+    return find(name, ESTIMATORS)
+
+
+def find(name: str, table: Named) -> Callable[..., Tensor]:
+    """What a name stands for in a table such as ``ESTIMATORS``, parameters and all."""
     stem, *given = name.split(":")
-    if stem not in ESTIMATORS:
-        raise ValueError(f"Unknown estimator {name!r}. Known: {', '.join(ESTIMATORS)}.")
-    function, parameters = ESTIMATORS[stem]
+    if stem not in table:
+        raise ValueError(f"Unknown estimator {name!r}. Known: {', '.join(table)}.")
+    function, parameters = table[stem]
     if len(given) > len(parameters):
         takes = f"takes only {' and '.join(parameters)}" if parameters else "takes no number"
         raise ValueError(f"Estimator {name!r} cannot be read: {stem!r} {takes}.")
