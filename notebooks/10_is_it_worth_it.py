@@ -719,7 +719,7 @@ rule_price, rule_error = {}, {}  # on the reference pair, in percent
 for name, model in loaded.items():
     M, truth = PatchedMetric(model, pair), on_pair[name][0].cpu()
     for rule in PUT_TO_TEST:
-        took = fastest(3, follow, rule, M, costs[name])
+        took = fastest(5, follow, rule, M, costs[name])
         rule_price[name, rule] = 100 * took / seconds[name]["activation_patching"]
         rule_error[name, rule] = top_k_relative_error(follow(rule, M, costs[name]).cpu(), truth)
 new_titles = titles | {"factual_swap": "Factual swap"}
@@ -775,9 +775,8 @@ pooled = {rule: np.concatenate([t[0][rule] for t in tests.values()]) for rule in
 against = {rule: paired_bootstrap(pooled[ROWS], pooled[rule]) for rule in (FIRST, BOTH)}
 lower = sum(errors[ROWS].mean() < errors[FIRST].mean() for errors, _ in tests.values())
 Markdown(
-    f"With rows the mean error is below that of the {PUT_TO_TEST[FIRST]} patches in {lower} of {len(tests)} settings. In none but "
-    f"{sum(t.p_value < 0.05 for _, t in tests.values())} of them is the difference more than chance explains. Over all "
-    f"{len(pooled[ROWS])} prompts together it is {pooled[ROWS].mean():.2f} % with rows, {pooled[FIRST].mean():.2f} % with {FIRST}, and "
+    f"With rows the mean error is below that of the {PUT_TO_TEST[FIRST]} patches in {lower} of {len(tests)} settings; taken one by one, the difference is "
+    f"significant (p < 0.05) in {sum(t.p_value < 0.05 for _, t in tests.values())}. Over all {len(pooled[ROWS])} prompts together the error is {pooled[ROWS].mean():.2f} % with rows, {pooled[FIRST].mean():.2f} % with {FIRST}, and "
     f"{pooled[BOTH].mean():.2f} % with the sketched diagonal. "
     + " ".join(
         f"Rows less {rule}: {t.difference:+.2f} ({t.low:+.2f} to {t.high:+.2f}), p = {t.p_value:.3f}."
@@ -949,8 +948,8 @@ table(
 # %% [markdown]
 # Among a few hundred heads, and on prompts as short as these, two ways to a correct list are the cheapest, at about the
 # same price: patch many, chosen by $|f_\mathrm{AP}|$, or patch few, chosen with rows. What rows cost, they save in
-# patches. On fresh prompts they are no worse and on average better (see above). Products with the Hessian save as
-# many patches, but cost more than they save. With 72 heads even the gradient is dear.
+# patches, and on fresh prompts few patches with rows left no larger an error than many without (see above). Products
+# with the Hessian save as many patches, but cost more than they save. With 72 heads even the gradient is dear.
 #
 # ### Longer prompts
 #
@@ -959,22 +958,26 @@ table(
 # Here is the reference pair beside one with the same names and a longer way from the first difference to the answer.
 
 # %% tags=["hide-input"]
-TAILS = {
-    "the reference pair": " gave a drink to",
-    "a longer one": " was thirsty after the long walk in the summer heat and so, before anything else, gave a drink to",
-}
-lengths, rows = {}, []
-for label, tail in TAILS.items():
-    start = "When Mary and John went to the store,"
-    M = PatchedMetric(
-        loaded[model_name], PromptPair(f"{start} John{tail}", f"{start} Mary{tail}", " Mary")
+LONGER = " was thirsty after the long walk in the summer heat and so, before anything else, gave a drink to"
+start = "When Mary and John went to the store,"
+M = PatchedMetric(loaded[model_name], pair)
+longer = PatchedMetric(
+    loaded[model_name], PromptPair(f"{start} John{LONGER}", f"{start} Mary{LONGER}", " Mary")
+)
+everything = seconds_of(activation_patching, longer)
+on_longer = {"AP": 100 * fastest(2, longer.gradient) / everything}
+for rule in PUT_TO_TEST:
+    took = fastest(2, follow, rule, longer, costs[model_name])
+    on_longer[rule] = 100 * took / everything
+on_short = {"AP": price(model_name, "attribution_patching")}
+on_short |= {rule: rule_price[model_name, rule] for rule in PUT_TO_TEST}
+rows = [
+    [label, m.n_run, f"{took:.2f}", *(f"{part:.0f}" for part in parts.values())]
+    for label, m, took, parts in (
+        ("the reference pair", M, seconds[model_name]["activation_patching"], on_short),
+        ("a longer one", longer, everything, on_longer),
     )
-    everything = fastest(2, activation_patching, M)
-    parts = {"AP": fastest(2, M.gradient)}
-    parts |= {rule: fastest(2, follow, rule, M, costs[model_name]) for rule in PUT_TO_TEST}
-    lengths[label] = {what: 100 * part / everything for what, part in parts.items()}
-    cells = (f"{part:.0f}" for part in lengths[label].values())
-    rows.append([label, M.n_run, f"{everything:.2f}", *cells])
+]
 table(
     f"Measured on {model_name}, in percent of the seconds that patching every head takes:",
     [
@@ -1634,12 +1637,11 @@ for rule in (ROWS, BOTH):
         f"{rule_price[model_name, rule]:.0f} %",
         rule_price[model_name, rule] <= 25,
     )
-    label = list(TAILS)[1]
     target(
-        f"its seconds, {model_name}, {label}",
+        f"its seconds, {model_name}, a longer prompt",
         "≤ 25 % of patching every head",
-        f"{lengths[label][rule]:.0f} %",
-        lengths[label][rule] <= 25,
+        f"{on_longer[rule]:.0f} %",
+        on_longer[rule] <= 25,
     )
     target(
         f"its operations, {model_name}, the reference pair",
@@ -1688,7 +1690,6 @@ Markdown(
 by_rule = {
     rule: [errors[rule].mean() for errors, _ in tests.values()] for rule in ("AP", *PUT_TO_TEST)
 }
-decided = sum(t.p_value < 0.05 and t.difference < 0 for _, t in tests.values())
 of_all = {
     method: {name: price(name, method) / 100 for name in models} for method in ("hvp", "ms_hvp:5")
 }
@@ -1708,8 +1709,8 @@ Markdown(
 * The best use of a second term is to choose what to patch, and for that half the length of a row of $H$ does as well as a quadratic term.
   Three gradients in one batch and {N_PATCHED} patches, those with the largest $|f_\mathrm{{AP}}| + r$, leave a mean top-5 error of
   {span(by_rule[ROWS])} % on fresh prompts, by model and task. Attribution patching alone leaves {span(by_rule["AP"], "{:.0f}")} %, and
-  {chosen[FIRST]} patches chosen by $|f_\mathrm{{AP}}|$ leave {span(by_rule[FIRST])} %; the rows are better by more than chance in
-  {decided} of {len(tests)} settings.
+  {chosen[FIRST]} patches chosen by $|f_\mathrm{{AP}}|$ leave {span(by_rule[FIRST])} %. Over all fresh prompts together the {N_PATCHED} patches
+  leave {pooled[ROWS].mean():.2f} % and the {chosen[FIRST]} leave {pooled[FIRST].mean():.2f} % (p = {against[FIRST].p_value:.2f}), at about the same price.
 * On the reference pair that takes {listed({n: rule_price[n, ROWS] for n in models}, "{:.0f} %")} of the seconds of patching every head, and
   {listed({n: rule_price[n, BOTH] for n in models}, "{:.0f} %")} with a sketch of the diagonal in its place.
 * Among neurons a second term is worth more. To bring the error on the {TOP} largest below 0.1 % takes
