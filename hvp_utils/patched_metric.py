@@ -493,7 +493,8 @@ class PatchedMetric:
         """Raise TypeError if the model runs in half precision."""
         if self._dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"Second derivatives need float32 or float64; this model is in {self._dtype}. "
+                "Second derivatives, and differences of first ones, need float32 or float64; this "
+                f"model is in {self._dtype}. "
                 "Load it with load_model(name, dtype=torch.float32)."
             )
 

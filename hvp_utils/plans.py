@@ -228,6 +228,8 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     elif stem == "hessian_eigenvalues":
         found.update(gradient=1, matvec=n, matvec_batch=1)
     elif stem == "row_norms":
+        if given["n_probes"] < 2:
+            raise ValueError(f"Row norms need at least 2 probes, not {given['n_probes']}.")
         found.update(gradient=1, gradient_row=given["n_probes"])
     elif stem == "sketched_hvp":
         k = given["n_matvecs"]

@@ -209,8 +209,8 @@ class Screen(NamedTuple):
 
     Attributes:
         first_order: Attribution patching, f_ap.
-        quadratic: The quadratic term q, exact or sketched; of a ``row_screen`` the bound r on its
-            magnitude.
+        quadratic: The quadratic term q, exact or sketched; of a ``row_screen`` an estimate of the
+            bound r on its magnitude.
         error: Standard error of ``quadratic``; 0 where it is exact.
         passes: What was run, by kind; see ``Costs``.
     """
@@ -222,7 +222,7 @@ class Screen(NamedTuple):
 
     @property
     def score(self) -> Float[Tensor, " n"]:
-        """The reliability score R, or a bound on it."""
+        """The reliability score R; of a ``row_screen`` an estimate of a bound on it."""
         return reliability_score(self.first_order, self.quadratic)
 
     @property
@@ -257,7 +257,8 @@ def row_screen(M: PatchedMetric, n_probes: int = 2, seed: int = 0) -> Screen:
     """First-order effects of all components, and how large their quadratic terms may be.
 
     ``r_c = |H_c| / 2``, half the norm of row c of the Hessian, is no less than ``|q_c|``. To choose
-    what to patch that is as good, and it takes one batch of gradients, no second derivatives.
+    what to patch, an estimate of r does about as well as a sketched diagonal, and it takes one
+    batch of gradients, no second derivatives. With few probes it may fall below ``|q_c|``.
 
     Args:
         M: The metric.
@@ -282,7 +283,7 @@ class Screened(NamedTuple):
     Attributes:
         estimates: One effect per component: attribution patching where trusted, the fix elsewhere.
         flagged: Which were fixed.
-        score: The reliability score R, exact or sketched, or a bound on it.
+        score: The reliability score R, exact or sketched, or an estimate of a bound on it.
         cost: The price of it all, in forward equivalents.
         passes: What was run, by kind; see ``Costs``.
     """
@@ -319,7 +320,9 @@ def screen_flag_fix(
         n_steps: Steps of ``ms_hvp``.
         costs: Prices, from ``measure_costs``; measured here if not given.
         screen: Whether the quadratic terms are exact or sketched (``screen``), or bounded by the
-            rows of the Hessian (``row_screen``): the cheapest way to choose by size.
+            rows of the Hessian (``row_screen``): the cheapest way to choose by ``largest``. Its
+            score is too large where there are interactions, and flags much that is right, so
+            use it with ``tau=math.inf``.
         n_matvecs: Products with the Hessian of a sketched screen, 48 by default, or gradients of
             one by rows, 2 by default.
         seed: Seed of a screen that is not exact.

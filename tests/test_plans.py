@@ -24,7 +24,6 @@ from hvp_utils import (
     MODELS,
     ModelSizes,
     PatchedMetric,
-    find_estimator,
     find_sites,
     load_model,
     measure_rate,
@@ -222,9 +221,9 @@ def test_what_cannot_be_run_cannot_be_planned():
         assert str(here.value) == str(refused.value)
     M = PatchedMetric(tiny_model("llama"), tiny_pair())
     for name in ("sketched_hvp:5", "sketched_hvp:2", "integrated_gradients:1:trapezoid",
-                 "local_curvature"):  # fmt: skip
+                 "local_curvature", "row_norms:1"):  # fmt: skip
         with pytest.raises(ValueError):
-            find_estimator(name)(M)
+            find(name, SWEPT)(M)
         with pytest.raises(ValueError):
             passes(name, M.n, 3)
     with pytest.raises(ValueError, match="only one"):

@@ -199,6 +199,7 @@ def test_rows_choose_what_to_patch(name):
     assert torch.allclose(found.slopes.double(), slope, atol=1e-4 * slope.abs().max().item())
     rule = screen_flag_fix(M, float("inf"), "activation_patching", screen="rows", largest=10)
     assert rule.flagged.sum() == 10
+    assert rule.flagged[truth.abs().topk(5).indices].all()
     errors = [top_k_relative_error(e.double(), truth) for e in (rule.estimates, found.slopes)]
     assert errors[0] < 1 < errors[1]
 

@@ -535,15 +535,32 @@ def test_a_screen_by_rows(fix):
     assert screened.passes == {"gradient": 1, "gradient_row": 2}
     assert found.passes == screened.passes | extra[fix]
     assert found.cost == COSTS.price(found.passes)
-    more = screen_flag_fix(M, 0.1, fix, 3, COSTS, screen="rows", n_matvecs=6, seed=1)
-    assert more.flagged.equal(row_screen(M, 6, seed=1).score > 0.1)
+    score = row_screen(M, 6, seed=1).score
+    tau = score.median().item()
+    more = screen_flag_fix(M, tau, fix, 3, COSTS, screen="rows", n_matvecs=6, seed=1)
+    assert more.flagged.equal(score > tau) and 0 < more.flagged.sum() < M.n
     assert more.passes["gradient_row"] == 6
 
 
 def test_no_quadratic_term_exceeds_half_its_row():
     M = PatchedMetric(tiny_model("qwen2"), tiny_pair(), "neurons_pre")
-    bound = row_screen(M, 200).quadratic
-    assert (quadratic_term(M).abs() <= 1.2 * bound).all()
+    found = row_screen(M, 400).quadratic
+    bound = M.hessian_matvec(torch.eye(M.n)).norm(dim=1) / 2
+    assert (quadratic_term(M).abs() <= bound).all()
+    assert ((found - bound).abs() <= 0.2 * bound + 1e-9).all()
+
+
+def test_each_screen_has_a_number_of_its_own(monkeypatch):
+    """48 products of a sketch, 2 gradients of rows; an exact screen cannot be made coarser."""
+    M, asked = PatchedMetric(tiny_model("gpt2"), tiny_pair()), []
+    exact = screen(M, None)
+    for name, (_, default) in hvp_utils.reliability._SCREENS.items():
+        record = (lambda M, n, seed: asked.append(n) or exact), default
+        monkeypatch.setitem(hvp_utils.reliability._SCREENS, name, record)
+    for name in ("exact", "sketch", "rows"):
+        screen_flag_fix(M, math.inf, costs=COSTS, screen=name)
+        screen_flag_fix(M, math.inf, costs=COSTS, screen=name, n_matvecs=6)
+    assert asked == [None, None, 48, 6, 2, 6]
 
 
 @pytest.mark.parametrize(
