@@ -160,8 +160,8 @@ def multiply(model, n_vectors):
 
 costs, n_heads, n_layers, seconds, few_seconds, planned, on_pair = ({} for _ in range(7))
 weights_share = {}  # of the time of a run
-for name, model in loaded.items():
-    M = PatchedMetric(model, pair)
+on_reference = {name: PatchedMetric(model, pair) for name, model in loaded.items()}
+for (name, M), model in zip(on_reference.items(), loaded.values(), strict=True):
     n_heads[name], n_layers[name] = M.n, model.cfg.n_layers
     c = costs[name] = measure_costs(M, sample=32, repeats=2)
     seconds[name] = took = {
@@ -346,8 +346,8 @@ table(
 )
 
 # %% [markdown]
-# So the answer is yes for the median prompt, least so on Factual, and hardly on its worst prompt in SmolLM2. The fall is gradual,
-# without a gap after which nothing is left.
+# So the answer is yes for the median prompt, least so on Factual, and hardly on its worst prompt in SmolLM2. The fall
+# is gradual, without a gap after which nothing is left.
 #
 # With the whole $H$ of the reference pair at hand, products with it are free. So the two methods can be compared over
 # many seeds.
@@ -374,8 +374,7 @@ def relative_error(values, exact):
 
 
 hessians, sketched, of_sketch = {}, {}, {}
-for name, model in loaded.items():
-    M = PatchedMetric(model, pair)
+for name, M in on_reference.items():
     H = M.hessian_matvec(torch.eye(M.n)).double().cpu()
     hessians[name] = H = (H + H.T) / 2
     for method in ("hutchinson", "xdiag"):
@@ -513,7 +512,7 @@ table(
 # %% tags=["hide-input"]
 lines = []
 for name, (truth, at_0) in on_pair.items():
-    M = PatchedMetric(loaded[name], pair)
+    M = on_reference[name]
     q = at_0.curvature / 2
     worst = (truth - at_0.slope).abs() * (reliability_score(at_0.slope, q) < 0.1)
     h = int(worst.argmax())
@@ -554,7 +553,7 @@ Markdown(
 off, generator = {}, torch.Generator().manual_seed(0)
 for name, H in hessians.items():
     w = torch.randint(0, 2, (len(H),), generator=generator) * 2.0 - 1
-    at_start, there = PatchedMetric(loaded[name], pair).gradient(torch.stack([0 * w, 0.01 * w]))
+    at_start, there = on_reference[name].gradient(torch.stack([0 * w, 0.01 * w]))
     off[name] = relative_error((there - at_start).double().cpu() / 0.01, H @ w.double())
 Markdown(
     f"On the reference pair the difference is off by {listed(off, '{:.1f} %')} (2-norm, one random direction)."
@@ -735,8 +734,8 @@ def follow(rule, M, costs):
 
 
 rule_price, rule_error = {}, {}  # on the reference pair, in percent
-for name, model in loaded.items():
-    M, truth = PatchedMetric(model, pair), on_pair[name][0].cpu()
+for name, M in on_reference.items():
+    truth = on_pair[name][0].cpu()
     for rule in PUT_TO_TEST:
         took = fastest(5, follow, rule, M, costs[name])
         rule_price[name, rule] = 100 * took / seconds[name]["activation_patching"]
@@ -979,7 +978,6 @@ table(
 # %% tags=["hide-input"]
 LONGER = " was thirsty after the long walk in the summer heat and so, before anything else, gave a drink to"
 start = "When Mary and John went to the store,"
-M = PatchedMetric(loaded[model_name], pair)
 longer = PatchedMetric(
     loaded[model_name], PromptPair(f"{start} John{LONGER}", f"{start} Mary{LONGER}", " Mary")
 )
@@ -993,7 +991,12 @@ on_short |= {rule: rule_price[model_name, rule] for rule in PUT_TO_TEST}
 rows = [
     [label, m.n_run, f"{took:.2f}", *(f"{part:.0f}" for part in parts.values())]
     for label, m, took, parts in (
-        ("the reference pair", M, seconds[model_name]["activation_patching"], on_short),
+        (
+            "the reference pair",
+            on_reference[model_name],
+            seconds[model_name]["activation_patching"],
+            on_short,
+        ),
         ("a longer one", longer, everything, on_longer),
     )
 ]
@@ -1340,8 +1343,8 @@ table(
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter plots, one for each model: measured interaction of each pair of the ten largest heads against the entry of the Hessian, with the line on which both agree. In SmolLM2 there is no relation: three pairs with large positive predictions have negative interactions, and several with predictions near zero have large ones. In Gemma the points follow the line loosely."}}
 RANKED = 30  # heads among which sets are drawn
 pairs_of, singles = {}, {}
-for name, model in loaded.items():
-    M, H = PatchedMetric(model, pair), hessians[name]
+for name, M in on_reference.items():
+    H = hessians[name]
     truth = on_pair[name][0].double().cpu()
     ranked = truth.abs().argsort(descending=True)[:RANKED]
     i, j = torch.triu_indices(RANKED, RANKED, offset=1)

@@ -125,7 +125,7 @@ SWEEPS = [
     ),
     # All heads from a few products; the largest neurons by estimators that take more than those.
     *(dict(task=task, estimators=SKETCHES, n_prompts=20) for task in MAIN_TASKS),
-    # The rows of the Hessian, and prompts on which the rules of chapter 10 were not chosen.
+    # The rows of the Hessian, and more prompts to put the rules of chapter 10 to the test on.
     *(
         dict(task=task, estimators=(*ROWS, "sketched_hvp:4"), n_prompts=50)
         for task in (*MAIN_TASKS, "factual_swap")
