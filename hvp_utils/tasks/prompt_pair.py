@@ -236,7 +236,7 @@ def _prompt_ids(prompt: str | tuple[int, ...], which: str, model: Any) -> tuple[
         ids = tuple(model.to_tokens(prompt, truncate=False)[0].tolist())
     else:
         ids = prompt
-        _require_in_vocabulary(ids, which, model)
+    _require_in_vocabulary(ids, which, model)
     if len(ids) > model.cfg.n_ctx:
         raise ValueError(
             f"{which} has {len(ids)} tokens, but this model reads at most {model.cfg.n_ctx}. "
@@ -280,7 +280,8 @@ def _require_tokenizer(text: str, which: str, model: Any) -> None:
     if getattr(model, "tokenizer", None) is None:
         raise ValueError(
             f"{which} is text ({_begin(text)!r}), but this model has no tokenizer. "
-            f"Pass token ids instead, or load the model with its tokenizer."
+            f"Give it one, as_bridge(model, tokenizer) or load_model(model, tokenizer=...), or "
+            f"pass token ids."
         )
 
 
@@ -289,7 +290,8 @@ def _require_in_vocabulary(ids: tuple[int, ...], which: str, model: Any) -> tupl
     if outside:
         raise ValueError(
             f"{which} holds token ids outside the vocabulary: {outside[:8]}. This model has ids "
-            f"0 to {model.cfg.d_vocab - 1}; were the prompts made for another model?"
+            f"0 to {model.cfg.d_vocab - 1}; were the prompts, or the tokenizer, made for another "
+            f"model?"
         )
     return ids
 
