@@ -1,195 +1,166 @@
-"""When can you trust attribution patching, and what do you do when you can't?"""
+"""When can you trust attribution patching, and what do you do when you can't?
 
-from hvp_utils import plots
-from hvp_utils.backward_rules import (
-    NONLINEARITIES,
-    changed_backward,
-    drop_layer,
-    gim_rules,
-    linearised,
-    relp_rules,
-)
-from hvp_utils.claims import VERDICTS, Claim, claims_table, verdict, write_claims
-from hvp_utils.components import COMPONENT_KINDS, Site, find_sites
-from hvp_utils.costs import Costs, measure_costs
-from hvp_utils.curvature import (
-    Diagonal,
-    LowRank,
-    RowNorms,
-    diagonal,
-    hessian_operator,
-    low_rank,
-    row_norms,
-    spectrum,
-)
-from hvp_utils.estimators import (
-    ESTIMATORS,
-    QUADRATURES,
-    activation_patching,
-    atp_star,
-    attribution_patching,
-    find_estimator,
-    finite_difference_hvp,
-    gauss_newton,
-    gim,
-    hvp,
-    integrated_gradients,
-    integrated_hessians,
-    local_curvature,
-    local_quadratic_term,
-    ms_hvp,
-    ms_hvp_median,
-    quadratic_term,
-    quadratic_without,
-    relp,
-    sketched_hvp,
-    third_order,
-)
-from hvp_utils.models import MODELS, ModelOrigin, as_bridge, load_model, model_origin
-from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
-from hvp_utils.plans import (
-    ModelSizes,
-    Plan,
-    measure_rate,
-    model_sizes,
-    pass_flops,
-    passes,
-    plan,
-)
-from hvp_utils.reliability import (
-    ErrorBounds,
-    Screen,
-    Screened,
-    SelectiveBound,
-    error_bounds,
-    flag,
-    hessian_lipschitz,
-    reliability_score,
-    row_screen,
-    screen,
-    screen_flag_fix,
-    selective_bound,
-    slack,
-)
-from hvp_utils.stats import (
-    Auroc,
-    Interval,
-    PairedTest,
-    bootstrap_ci,
-    bootstrap_share,
-    kendall_tau,
-    paired_bootstrap,
-    spearman,
-    top_k_overlap,
-    top_k_relative_error,
-)
-from hvp_utils.sweeps import provenance, sweep
-from hvp_utils.tasks import (
-    METRICS,
-    TASKS,
-    PromptPair,
-    ResolvedPair,
-    factual,
-    greater_than,
-    ioi,
-    make_prompts,
-    reference_pair,
-)
+What is exported here is imported when it is first asked for, and torch with it.
+"""
+# ruff: noqa: F401 - what type checkers import here is exported by the table below
 
-__all__ = [
-    "COMPONENT_KINDS",
-    "ESTIMATORS",
-    "METRICS",
-    "MODELS",
-    "NONLINEARITIES",
-    "QUADRATURES",
-    "TASKS",
-    "VERDICTS",
-    "Auroc",
-    "AxisDerivatives",
-    "Claim",
-    "Costs",
-    "Diagonal",
-    "ErrorBounds",
-    "Interval",
-    "LowRank",
-    "ModelOrigin",
-    "ModelSizes",
-    "PairedTest",
-    "PatchedMetric",
-    "Plan",
-    "PromptPair",
-    "ResolvedPair",
-    "RowNorms",
-    "Screen",
-    "Screened",
-    "SelectiveBound",
-    "Site",
-    "activation_patching",
-    "as_bridge",
-    "atp_star",
-    "attribution_patching",
-    "bootstrap_ci",
-    "bootstrap_share",
-    "changed_backward",
-    "claims_table",
-    "diagonal",
-    "drop_layer",
-    "error_bounds",
-    "factual",
-    "find_estimator",
-    "find_sites",
-    "finite_difference_hvp",
-    "flag",
-    "gauss_newton",
-    "gim",
-    "gim_rules",
-    "greater_than",
-    "hessian_lipschitz",
-    "hessian_operator",
-    "hvp",
-    "integrated_gradients",
-    "integrated_hessians",
-    "ioi",
-    "kendall_tau",
-    "linearised",
-    "load_model",
-    "local_curvature",
-    "local_quadratic_term",
-    "low_rank",
-    "make_prompts",
-    "measure_costs",
-    "measure_rate",
-    "model_origin",
-    "model_sizes",
-    "ms_hvp",
-    "ms_hvp_median",
-    "paired_bootstrap",
-    "pass_flops",
-    "passes",
-    "plan",
-    "plots",
-    "provenance",
-    "quadratic_term",
-    "quadratic_without",
-    "reference_pair",
-    "reliability_score",
-    "relp",
-    "relp_rules",
-    "row_norms",
-    "row_screen",
-    "screen",
-    "screen_flag_fix",
-    "selective_bound",
-    "sketched_hvp",
-    "slack",
-    "spearman",
-    "spectrum",
-    "sweep",
-    "third_order",
-    "top_k_overlap",
-    "top_k_relative_error",
-    "verdict",
-    "write_claims",
-]
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+# A thread that waits for the others by spinning keeps a processor from whatever else wants it, and
+# beside other programs most of the time goes into that. OpenMP reads these when torch is imported,
+# so they change nothing if that has happened already. A setting of the user's own wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+if TYPE_CHECKING:
+    from hvp_utils import plots
+    from hvp_utils.backward_rules import (
+        NONLINEARITIES,
+        changed_backward,
+        drop_layer,
+        gim_rules,
+        linearised,
+        relp_rules,
+    )
+    from hvp_utils.claims import VERDICTS, Claim, claims_table, verdict, write_claims
+    from hvp_utils.components import COMPONENT_KINDS, Site, find_sites
+    from hvp_utils.costs import Costs, measure_costs
+    from hvp_utils.curvature import (
+        Diagonal,
+        LowRank,
+        RowNorms,
+        diagonal,
+        hessian_operator,
+        low_rank,
+        row_norms,
+        spectrum,
+    )
+    from hvp_utils.estimators import (
+        ESTIMATORS,
+        QUADRATURES,
+        activation_patching,
+        atp_star,
+        attribution_patching,
+        find_estimator,
+        finite_difference_hvp,
+        gauss_newton,
+        gim,
+        hvp,
+        integrated_gradients,
+        integrated_hessians,
+        local_curvature,
+        local_quadratic_term,
+        ms_hvp,
+        ms_hvp_median,
+        quadratic_term,
+        quadratic_without,
+        relp,
+        sketched_hvp,
+        third_order,
+    )
+    from hvp_utils.models import MODELS, ModelOrigin, as_bridge, load_model, model_origin
+    from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
+    from hvp_utils.plans import (
+        ModelSizes,
+        Plan,
+        measure_rate,
+        model_sizes,
+        pass_flops,
+        passes,
+        plan,
+    )
+    from hvp_utils.reliability import (
+        ErrorBounds,
+        Screen,
+        Screened,
+        SelectiveBound,
+        error_bounds,
+        flag,
+        hessian_lipschitz,
+        reliability_score,
+        row_screen,
+        screen,
+        screen_flag_fix,
+        selective_bound,
+        slack,
+    )
+    from hvp_utils.stats import (
+        Auroc,
+        Interval,
+        PairedTest,
+        bootstrap_ci,
+        bootstrap_share,
+        kendall_tau,
+        paired_bootstrap,
+        spearman,
+        top_k_overlap,
+        top_k_relative_error,
+    )
+    from hvp_utils.sweeps import provenance, sweep
+    from hvp_utils.tasks import (
+        METRICS,
+        TASKS,
+        PromptPair,
+        ResolvedPair,
+        factual,
+        greater_than,
+        ioi,
+        make_prompts,
+        reference_pair,
+    )
+
+# What can be had from the top, by module. Any module can: hvp_utils.plots, hvp_utils.stats.
+_EXPORTS = {
+    "backward_rules": "NONLINEARITIES changed_backward drop_layer gim_rules linearised relp_rules",
+    "claims": "VERDICTS Claim claims_table verdict write_claims",
+    "components": "COMPONENT_KINDS Site find_sites",
+    "costs": "Costs measure_costs",
+    "curvature": "Diagonal LowRank RowNorms diagonal hessian_operator low_rank row_norms spectrum",
+    "estimators": (
+        "ESTIMATORS QUADRATURES activation_patching atp_star attribution_patching "
+        "find_estimator finite_difference_hvp gauss_newton gim hvp integrated_gradients "
+        "integrated_hessians local_curvature local_quadratic_term ms_hvp ms_hvp_median "
+        "quadratic_term quadratic_without relp sketched_hvp third_order"
+    ),
+    "models": "MODELS ModelOrigin as_bridge load_model model_origin",
+    "patched_metric": "AxisDerivatives PatchedMetric",
+    "plans": "ModelSizes Plan measure_rate model_sizes pass_flops passes plan",
+    "reliability": (
+        "ErrorBounds Screen Screened SelectiveBound error_bounds flag hessian_lipschitz "
+        "reliability_score row_screen screen screen_flag_fix selective_bound slack"
+    ),
+    "stats": (
+        "Auroc Interval PairedTest bootstrap_ci bootstrap_share kendall_tau paired_bootstrap "
+        "spearman top_k_overlap top_k_relative_error"
+    ),
+    "sweeps": "provenance sweep",
+    "tasks": (
+        "METRICS TASKS PromptPair ResolvedPair factual greater_than ioi make_prompts reference_pair"
+    ),
+    "plots": "",
+}
+
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+
+__all__ = sorted([*_HOMES, "plots"])
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and keep it."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif importlib.util.find_spec(f"{__name__}.{name}"):
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_EXPORTS})

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from hvp_utils import COMPONENT_KINDS, ESTIMATORS, MODELS, TASKS, measure_rate, model_sizes, stats
-from hvp_utils import plan as make_plan
-from hvp_utils import sweep as run_sweep
-from hvp_utils.plans import batch_tokens
-from hvp_utils.sweeps import MEASURES
+# Nothing that imports torch: that takes seconds, and only real work needs it.
+from hvp_utils._names import (
+    COMPONENTS,
+    ESTIMATORS,
+    MEASURES,
+    MODELS,
+    TASKS,
+    WORDS,
+    with_parameters,
+)
 
 # What a sweep can hold beside estimates of an effect.
 _NO_ESTIMATES = ("quadratic_without", *MEASURES)
@@ -21,7 +26,19 @@ _Model = Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}, or a Hug
 _Estimators = Annotated[
     str,
     typer.Option(
-        help=f"Comma-separated: {', '.join(ESTIMATORS)}. A number sets the steps: ms_hvp:5."
+        help=f"Comma-separated. Estimators: {with_parameters(ESTIMATORS)}. Measures: "
+        f"{with_parameters(MEASURES)}. The parameters in brackets may follow after colons, as in "
+        "ms_hvp:5 or integrated_gradients:10:midpoint. They are whole numbers, but for "
+        + "; for ".join(f"{parameter} {', '.join(words)}" for parameter, words in WORDS.items())
+        + ".",
+        show_default="activation_patching, attribution_patching, hvp",
+    ),
+]
+_Components = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(COMPONENTS)}; neurons is neurons_pre; neurons_pre:256 samples 256 a "
+        "layer."
     ),
 ]
 _Device = Annotated[
@@ -29,6 +46,18 @@ _Device = Annotated[
 ]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+
+def _fail(error: Exception) -> NoReturn:
+    """End with one sentence and no traceback."""
+    typer.secho(f"Error: {error}", fg="red", err=True)
+    raise typer.Exit(1) from None
+
+
+def _kind(components: str) -> str:
+    """Components as the package names them."""
+    kind, colon, count = components.partition(":")
+    return ("neurons_pre" if kind == "neurons" else kind) + colon + count
 
 
 def _listed(names: str) -> list[str]:
@@ -48,10 +77,7 @@ def sweep(
     task: Annotated[str, typer.Option(help=f"Task: {', '.join(TASKS)}.")] = "ioi",
     estimators: _Estimators = "activation_patching,attribution_patching,hvp",
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 20,
-    components: Annotated[
-        str,
-        typer.Option(help=f"{', '.join(COMPONENT_KINDS)}; neurons_pre:256 samples 256 a layer."),
-    ] = "heads",
+    components: _Components = "heads",
     direction: Annotated[
         str, typer.Option(help="denoising (patch the corrupted run towards clean) or noising.")
     ] = "denoising",
@@ -75,14 +101,15 @@ def sweep(
 
     Example: ``python -m hvp_utils sweep --task ioi --estimators activation_patching,hvp,ms_hvp:5``
     """
+    from hvp_utils import stats
+    from hvp_utils import sweep as run_sweep
+
     names = _listed(estimators)
+    kind = _kind(components)
     try:
-        results = run_sweep(
-            model, task, names, prompts, seed, direction, components, store, top, device
-        )
+        results = run_sweep(model, task, names, prompts, seed, direction, kind, store, top, device)
     except (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError) as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
+        _fail(error)
     typer.echo(f"{results.sizes['prompt']} prompts, {results.sizes['component']} components.")
     if "activation_patching" in results:
         truth = results.activation_patching
@@ -96,13 +123,7 @@ def sweep(
 @app.command()
 def plan(
     model: _Model = "smollm2-135m",
-    components: Annotated[
-        str,
-        typer.Option(
-            help=f"{', '.join(COMPONENT_KINDS)}; neurons is neurons_pre; neurons_pre:256 samples "
-            "256 a layer."
-        ),
-    ] = "heads",
+    components: _Components = "heads",
     estimators: _Estimators = "activation_patching,attribution_patching,hvp",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 20,
     run: Annotated[
@@ -127,9 +148,12 @@ def plan(
 
     Example: ``python -m hvp_utils plan --model llama-3.1-8b --components neurons --rate 4e13``
     """
+    from hvp_utils import measure_rate, model_sizes
+    from hvp_utils import plan as make_plan
+    from hvp_utils.plans import batch_tokens
+
     names = _listed(estimators)
-    kind, colon, count = components.partition(":")
-    components = ("neurons_pre" if kind == "neurons" else kind) + colon + count
+    components = _kind(components)
     try:
         sizes, n_run = model_sizes(model), run or tokens
         n = sizes.n_components(components, n_run)
@@ -139,8 +163,7 @@ def plan(
         batch = max(1, batch_tokens(device) // n_run)
         plans = make_plan(sizes, components, names, tokens, n_run, prompts, speed, batch_size=batch)
     except (ValueError, TypeError, OSError) as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
+        _fail(error)
     source = "Measured" if rate is None else "Given"
     typer.echo(
         f"{model}, {components}: {n:,} components. Prompts: {prompts:,}, of {tokens} tokens "
