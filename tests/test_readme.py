@@ -1,0 +1,89 @@
+"""What README.md says can be done is done as it stands there."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hvp_utils
+from hvp_utils.__main__ import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands(program):
+    """The arguments of every command in a block or in backticks that begins like this."""
+    written = [*blocks("bash"), *re.findall(r"`([^`\n]+)`", README)]
+    lines = [line for text in written for line in text.splitlines()]
+    return [
+        shlex.split(line, comments=True)[len(program.split()) :]
+        for line in lines
+        if line.startswith(program + " ")
+    ]
+
+
+def test_the_ten_lines(capsys, monkeypatch, real_model):
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line]) <= 15
+    asked = []
+    monkeypatch.setattr(hvp_utils, "load_model", lambda name: asked.append(name) or real_model)
+    there = {}
+    exec(compile(code, "README.md", "exec"), there)
+    assert asked == ["smollm2-135m"]  # which is installed
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header == ["component", "patching", "AP", "HVP", "MS-HVP"]
+    assert len(rows) == 10 and {len(row) for row in rows} == {5}
+    effects = torch.tensor([[float(cell) for cell in row[1:]] for row in rows])
+    assert effects[:, 0].abs().diff().max() <= 0
+    M = there["M"]
+    places = [M.labels.index(row[0]) for row in rows]
+    truth = hvp_utils.activation_patching(M)
+    assert effects[0, 0].abs() == pytest.approx(truth.abs().max().item(), abs=6e-4)
+    expected = [truth[places], hvp_utils.attribution_patching(M)[places]]
+    torch.testing.assert_close(effects[:, :2], torch.stack(expected, 1), rtol=0, atol=6e-4)
+    error = (effects - effects[:, :1]).abs().sum(0)
+    assert error[3] < error[2] < error[1]  # as the README's figure leads one to expect
+
+
+@pytest.mark.parametrize("arguments", commands("make"), ids=" ".join)
+def test_make_knows_its_targets(arguments):
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_sweep_is_one_that_the_command_line_takes(monkeypatch):
+    ((_, *options),) = [c for c in commands("python -m hvp_utils") if c[0] == "sweep"]
+    asked = []
+
+    def sweep(*arguments):
+        asked.extend(arguments)
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr(hvp_utils, "sweep", sweep)
+    done = CliRunner().invoke(app, ["sweep", *options])
+    assert "that is enough" in done.stderr
+    model, task, estimators, n_prompts, *_ = asked
+    assert model in hvp_utils.MODELS and task in hvp_utils.TASKS and n_prompts == 20
+    assert all(hvp_utils.find_estimator(name) for name in estimators)
+
+
+def test_what_is_installed_and_linked_is_there():
+    for arguments in commands("pip install"):
+        for name in arguments:
+            if not name.startswith("-") and name != ".":
+                assert hvp_utils.models.importlib.metadata.version(name)
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for folder in re.findall(r"^\| `([a-z_]+/)`", README, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), folder
