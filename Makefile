@@ -15,6 +15,10 @@ PORT ?= 8000
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.installed
 BUILD := $(BIN)/jb build . -n -W --keep-going
+# Threads that wait must not spin: it takes the processor from other programs, and beside some of them
+# patching became thirty times slower. hvp_utils says so too, but torch may be imported before it.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 0
 # Two test processes share two cores better with a thread each than with two.
 ONE_THREAD := OMP_NUM_THREADS=1
 

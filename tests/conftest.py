@@ -1,9 +1,10 @@
 """What several test files need. The models themselves are in `tiny_models.py`."""
 
+# isort: off
+import hvp_utils  # before torch, which reads the settings of threads that it makes
 import pytest
 import torch
-
-import hvp_utils
+# isort: on
 
 
 @pytest.fixture(scope="session", autouse=True)

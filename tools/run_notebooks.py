@@ -35,6 +35,8 @@ import psutil
 import typer
 from tqdm import tqdm
 
+import hvp_utils  # noqa: F401 - kernels inherit the settings of threads that this makes
+
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = "smollm2-135m"
 PACKAGES = ("torch", "transformers", "transformer_lens", "hvp_utils")
