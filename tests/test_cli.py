@@ -18,15 +18,15 @@ ROOT = Path(__file__).parents[1]
 SLOW = ("torch", "transformers", "transformer_lens", "xarray", "matplotlib", "scipy")
 
 
-def python(*arguments, **environment):
-    """Run Python in a process of its own; environment variables that are None are not set."""
+def python(*arguments, stream="stdout", **environment):
+    """What a process of its own prints; environment variables that are None are not set."""
     settings = {k: v for k, v in (os.environ | environment).items() if v is not None}
     settings["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, *arguments], env=settings, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return getattr(done, stream)
 
 
 # --- the package -----------------------------------------------------------------------------
@@ -82,6 +82,14 @@ def test_threads_do_not_spin_unless_the_user_says_so():
     set_by_user = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "1000"}
     assert python("-c", SETTINGS, **set_by_user).split() == ["ACTIVE", "1000"]
     assert os.environ["OMP_WAIT_POLICY"]  # of the tests themselves
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere OpenMP is another library's")
+def test_openmp_hears_of_it():
+    code = "import hvp_utils; hvp_utils.load_model"  # which imports torch
+    settings = {"OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": None, "OMP_DISPLAY_ENV": "verbose"}
+    told = python("-c", code, stream="stderr", **settings)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told and "GOMP_SPINCOUNT = '0'" in told
 
 
 # --- the names that the help lists -------------------------------------------------------------
