@@ -1,8 +1,8 @@
 """Speed of the package beside the obvious way of getting the same numbers, in one run.
 
 ``make bench`` prints the table and writes benchmarks/results.json, which the book shows. It all
-runs on SmolLM2-135M and the reference pair, all heads, in one process on one machine; ratios are
-what travels to other machines. It takes a few minutes, and wants the machine for itself.
+runs on SmolLM2-135M, in one process on one machine; ratios are what travels to other machines. It
+takes a quarter of an hour, and wants the machine for itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import transformer_lens.tools.analysis.attribution_patching as peer_tool
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -25,15 +26,18 @@ from transformer_lens import patching
 
 from hvp_utils import (
     PatchedMetric,
+    PromptPair,
     activation_patching,
     attribution_patching,
     diagonal,
     hvp,
+    ioi,
     load_model,
     reference_pair,
 )
 
 RESULTS = Path(__file__).parent / "results.json"
+MANY, SOME = 64, 16  # IOI prompts
 
 
 def seconds_of(function: Callable[[], Tensor], repeats: int = 5) -> tuple[float, Tensor]:
@@ -102,11 +106,71 @@ def arithmetic_rate(function: Callable[[], Tensor], seconds: float) -> float:
     return counter.get_total_flops() / seconds / 1e9
 
 
-def peak_memory_gib() -> float:
-    """Highest memory of a process of its own that runs ``hvp`` over all heads."""
+def hand_written_loop(model, pairs: list[PromptPair]) -> Tensor:
+    """Attribution patching of all heads, averaged: one batch for each length of prompt.
+
+    Two runs and a backward pass of whole prompts, as one would write it with plain hooks.
+    """
+    hooks = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+    resolved = [pair.resolve(model) for pair in pairs]
+    total = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
+    for length in {len(tokens) for tokens in resolved}:
+        group = [tokens for tokens in resolved if len(tokens) == length]
+        z: dict[str, Tensor] = {}
+
+        def keep(activation: Tensor, hook, z=z) -> Tensor:
+            z[hook.name] = activation
+            return activation
+
+        def leaf(activation: Tensor, hook, z=z) -> Tensor:
+            z[hook.name] = activation.detach().requires_grad_()
+            return z[hook.name]
+
+        with torch.no_grad():
+            clean = torch.stack([tokens.clean for tokens in group])
+            model.run_with_hooks(clean, fwd_hooks=[(hook, keep) for hook in hooks])
+        clean_z = dict(z)
+        corrupted = torch.stack([tokens.corrupted for tokens in group])
+        # Only the first hook cuts the graph; the others pass it on.
+        watch = [(hooks[0], leaf), *((hook, keep) for hook in hooks[1:])]
+        logits = model.run_with_hooks(corrupted, fwd_hooks=watch)
+        value = sum(
+            tokens.metric(row[None]).sum() for tokens, row in zip(group, logits[:, -1], strict=True)
+        )
+        at = [z[hook] for hook in hooks]
+        for layer, (here, there, gradient) in enumerate(
+            zip(at, clean_z.values(), torch.autograd.grad(value, at), strict=True)
+        ):
+            total[layer] += ((there - here.detach()) * gradient).sum((0, 1, 3))
+    return total.flatten() / len(pairs)
+
+
+def transformer_lens_attribution(model, pairs: list[PromptPair]) -> Tensor:
+    """The same by TransformerLens' tool, averaged over prompts and added up over positions."""
+    total = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
+    model.requires_grad_(True)  # it takes gradients where parameters have them
+    try:
+        for pair in tqdm(pairs, desc="TransformerLens", unit="prompt", leave=False):
+            tokens = pair.resolve(model)
+            found = peer_tool.attribution_patch(
+                model,
+                tokens.clean[None],
+                tokens.corrupted[None],
+                lambda logits, metric=tokens.metric: metric(logits[:, -1])[0],
+            )
+            for node, score in found.node_scores.items():
+                if node.kind == "attn_head_out":
+                    total[node.layer, node.head] += score
+    finally:
+        model.requires_grad_(False)
+    return total.flatten() / len(pairs)
+
+
+def peak_memory_gib(call: str) -> float:
+    """Highest memory of a process of its own that makes one call."""
     code = (
         "import resource; from hvp_utils import *; "
-        "hvp(PatchedMetric(load_model(device='cpu'), reference_pair())); "
+        f"{call}; "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -137,7 +201,41 @@ def main() -> None:
     naive, naive_estimates = once(lambda: one_at_a_time_hvp(model, pair))
     rows_per_batch = fresh().batch_size * fresh().n_run
     machine_rate = matmul_rate(rows_per_batch)
-    memory = peak_memory_gib()
+    on_pair = "PatchedMetric(load_model(device='cpu'), reference_pair()"
+    memory = peak_memory_gib(f"hvp({on_pair}))")
+    edge_memory = peak_memory_gib(f"diagonal({on_pair}, 'edges'), 'xdiag', 32)")
+
+    # Many prompts.
+    prompts = ioi(model, MANY, seed=0)
+    some = prompts[:SOME]
+    together, mean = seconds_of(lambda: PatchedMetric(model, prompts).gradient(), repeats=3)
+    one_by_one, singles = once(
+        lambda: torch.stack([PatchedMetric(model, pair).gradient() for pair in prompts])
+    )
+    by_hand, by_hand_mean = seconds_of(lambda: hand_written_loop(model, prompts), repeats=3)
+    lens, lens_mean = once(lambda: transformer_lens_attribution(model, some))
+    n_shapes = len(PatchedMetric(model, prompts).batches)
+    pairs_of_calls = {
+        "activation patching": activation_patching,
+        "sketch": lambda M: diagonal(M, "xdiag", 32).values,
+    }
+    compared = {}
+    for name, call in pairs_of_calls.items():
+        each, found = once(lambda call=call: call(PatchedMetric(model, some).each))
+        single, expected = once(
+            lambda call=call: torch.stack([call(PatchedMetric(model, pair)) for pair in some])
+        )
+        compared[name] = each, single, agreement(found, expected)
+
+    # Edges.
+    M_edges = PatchedMetric(model, pair, "edges")
+    setup_edges, _ = seconds_of(lambda: PatchedMetric(model, pair, "edges").delta_norm, repeats=3)
+    eap, _ = seconds_of(lambda: attribution_patching(PatchedMetric(model, pair, "edges")))
+    heads_only, _ = seconds_of(fresh().gradient)
+    eap_only, _ = seconds_of(M_edges.gradient)
+    edge_sketch, _ = once(lambda: diagonal(M_edges, "xdiag", 32).values)
+    few = torch.randperm(M_edges.n, generator=torch.Generator().manual_seed(0))[:200]
+    exact_edges, _ = once(lambda: activation_patching(M_edges, few))
 
     def row(name, what, seconds=None, ratio=None, target=None, note=None):
         return dict(name=name, what=what, seconds=seconds, ratio=ratio, target=target, note=note)
@@ -197,6 +295,72 @@ def main() -> None:
             )
         ),
         row("HVP", "peak memory of the process", None, None, "at most 6 GiB", f"{memory:.1f} GiB"),
+        row("many prompts", f"attribution patching of {MANY} prompts, one at a time", one_by_one),
+        row(
+            "many prompts",
+            f"the same together ({n_shapes} batches), faster by",
+            together,
+            one_by_one / together,
+            "at least 5×",
+            agreement(mean, singles.mean(0)),
+        ),
+        row(
+            "many prompts",
+            "a plain batched loop with hooks; `PatchedMetric` faster by",
+            by_hand,
+            by_hand / together,
+            "at least 1×",
+            agreement(mean, by_hand_mean),
+        ),
+        row(
+            "many prompts",
+            f"TransformerLens' `attribution_patch` ({SOME} prompts); faster by",
+            lens,
+            (lens / SOME) / (together / MANY),
+            "at least 1×",
+            agreement(singles[:SOME].mean(0), lens_mean),
+        ),
+        *(
+            row(
+                "many prompts",
+                f"{name} of {SOME} prompts together, faster than one at a time by",
+                each,
+                single / each,
+                "at least 1.5×",
+                close,
+            )
+            for name, (each, single, close) in compared.items()
+        ),
+        row("edges", f"all {M_edges.n:,} edges: preparing a prompt", setup_edges),
+        row(
+            "edges",
+            "EAP, cost against attribution patching of heads, both prepared",
+            eap_only,
+            eap_only / heads_only,
+            "at most 1.5×",
+        ),
+        row(
+            "edges",
+            "EAP, cost against attribution patching of heads, with preparation",
+            eap,
+            eap / gradient,
+        ),
+        row(
+            "edges",
+            "all quadratic terms from 32 products",
+            edge_sketch,
+            None,
+            "at most 30 s",
+        ),
+        row(
+            "edges",
+            "peak memory of a process that does that",
+            None,
+            None,
+            "at most 6 GiB",
+            f"{edge_memory:.1f} GiB",
+        ),
+        row("edges", "exact patches of 200 random edges", exact_edges),
     ]
     machine = {
         "processor": platform.processor() or platform.machine(),

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         activation_patching,
         atp_star,
         attribution_patching,
+        eap_gp,
+        eap_ig,
         find_estimator,
         finite_difference_hvp,
         gauss_newton,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
         integrated_hessians,
         local_curvature,
         local_quadratic_term,
+        local_sketched_hvp,
         ms_hvp,
         ms_hvp_median,
         quadratic_term,
@@ -121,10 +124,10 @@ _EXPORTS = {
     "costs": "Costs measure_costs",
     "curvature": "Diagonal LowRank RowNorms diagonal hessian_operator low_rank row_norms spectrum",
     "estimators": (
-        "ESTIMATORS QUADRATURES activation_patching atp_star attribution_patching "
+        "ESTIMATORS QUADRATURES activation_patching atp_star attribution_patching eap_gp eap_ig "
         "find_estimator finite_difference_hvp gauss_newton gim hvp integrated_gradients "
-        "integrated_hessians local_curvature local_quadratic_term ms_hvp ms_hvp_median "
-        "quadratic_term quadratic_without relp sketched_hvp third_order"
+        "integrated_hessians local_curvature local_quadratic_term local_sketched_hvp ms_hvp "
+        "ms_hvp_median quadratic_term quadratic_without relp sketched_hvp third_order"
     ),
     "models": "MODELS ModelOrigin as_bridge load_model model_origin",
     "patched_metric": "AxisDerivatives PatchedMetric",

@@ -34,11 +34,14 @@ ESTIMATORS = {
     "gauss_newton": (),
     "quadratic_without": ("kinds",),
     "local_curvature": (),
+    "local_sketched_hvp": ("n_matvecs", "seed"),
     "integrated_gradients": ("n_steps", "method"),
     "integrated_hessians": ("n_steps", "scheme", "part", "method"),
     "gim": (),
     "relp": (),
     "atp_star": (),
+    "eap_ig": ("n_steps", "method", "where"),
+    "eap_gp": ("n_steps",),
 }
 
 #: The same of ``hvp_utils.sweeps.MEASURES``: what can be swept beside estimates of an effect.
@@ -57,6 +60,7 @@ WORDS = {
     "method": ("left", "right", "midpoint", "trapezoid", "gausslegendre"),
     "scheme": ("path", "grid"),
     "part": ("pairwise", "complete"),
+    "where": ("inputs", "activations"),
 }
 
 #: The keys of ``hvp_utils.components.COMPONENT_KINDS``.
@@ -69,6 +73,7 @@ COMPONENTS = (
     "resid",
     "neurons_pre",
     "neurons_post",
+    "edges",
 )
 
 #: The keys of ``hvp_utils.tasks.TASKS``.

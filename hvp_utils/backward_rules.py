@@ -140,17 +140,27 @@ def halve_gated_products(bridge: TransformerBridge) -> Iterator[RemovableHandle]
 def freeze_norm_scales(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
     """Differentiate every LayerNorm and RMSNorm as if its scale were a constant."""
 
-    def frozen(norm: NormalizationBridge, args: tuple, out: Tensor) -> Tensor:
-        x, original = args[0], norm.original_component
-        if not norm.uses_rms_norm:
-            x = x - x.mean(-1, keepdim=True)
-        eps = getattr(original, "eps", getattr(original, "variance_epsilon", None))
-        scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
-        weight = original.weight + 1.0 if norm.uses_weight_offset else original.weight
-        return _value(out, x * scale * weight)
+    def freeze(norm: NormalizationBridge, module: nn.Module, end: nn.Module):
+        entered: list[Tensor] = []
+
+        def frozen(_, args: tuple, out: Tensor) -> Tensor:
+            x, original = entered.pop(), norm.original_component
+            if not norm.uses_rms_norm:
+                x = x - x.mean(-1, keepdim=True)
+            eps = getattr(original, "eps", getattr(original, "variance_epsilon", None))
+            scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
+            weight = original.weight + 1.0 if norm.uses_weight_offset else original.weight
+            return _value(out, x * scale * weight)
+
+        yield module.register_forward_pre_hook(
+            lambda _, args: entered.__setitem__(slice(None), args[:1])
+        )
+        # Before any patch of what the norm gives (in Gemma, of an MLP), which keeps its gradient.
+        yield end.register_forward_hook(frozen, prepend=True)
 
     for norm in _norms(bridge):
-        yield norm.register_forward_hook(frozen)
+        for module in _where_applied(bridge, norm):
+            yield from freeze(norm, module, norm.hook_out if module is norm else module)
 
 
 def softmax_temperature(temperature: float) -> Rule:
@@ -200,6 +210,15 @@ def _value(value: Tensor, surrogate: Tensor) -> Tensor:
 
 def _norms(bridge: TransformerBridge) -> list[NormalizationBridge]:
     return [m for m in bridge.modules() if isinstance(m, NormalizationBridge)]
+
+
+def _where_applied(bridge: TransformerBridge, norm: NormalizationBridge) -> list[nn.Module]:
+    """The modules through which a norm is applied.
+
+    Inputs that are kept apart for each head, and the contributions of heads to edges, go through
+    the norm that the bridge wraps.
+    """
+    return [norm, norm.original_component] if bridge.cfg.use_split_qkv_input else [norm]
 
 
 def _activation(mlp: nn.Module) -> nn.Module:
@@ -283,7 +302,8 @@ class _Whereabouts:
             yield from self._inside(block.mlp, "mlp_gating", layer)
             yield from self._inside(_activation(block.mlp), "mlp_activation", layer)
         for norm, layer in within.items():
-            yield from self._inside(norm, "norms", layer)
+            for module in _where_applied(bridge, norm):
+                yield from self._inside(module, "norms", layer)
 
     def _inside(self, module: nn.Module, kind: str, layer: int) -> Iterator[RemovableHandle]:
         # Post hooks pop before any other of the module's hooks: those may be rules of their own.

@@ -83,21 +83,22 @@ def diagonal(
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}.")
     moving = M.delta_norm > 0
-    if method == "exact" or n_matvecs >= moving.sum():
+    if method == "exact" or n_matvecs >= moving.sum(-1).max():
         # With as many products as components, each may as well have its own.
         slopes, values = _exact(M, moving, alpha)
-        return Diagonal(values, torch.zeros_like(values), int(moving.sum()), slopes)
+        n_matvecs = int(moving.sum(-1).max())
+        return Diagonal(values, torch.zeros_like(values), n_matvecs, slopes)
     least, step = (4, 2) if method == "xdiag" else (2, 1)
     if n_matvecs < least or n_matvecs % step:
         raise ValueError(
             f"{method} needs {'an even number of' if step == 2 else 'a number of'} products of at "
             f"least {least}, not n_matvecs = {n_matvecs}."
         )
-    probes = _random_signs(M, n_matvecs // step, seed) * moving[:, None]
+    probes = _random_signs(M, n_matvecs // step, seed) * moving[..., None]
     slopes, products = M.gradient_and_hessian(alpha)
     estimates = (_xdiag if method == "xdiag" else _hutchinson)(products, probes)
-    error = estimates.std(dim=1) / estimates.shape[1] ** 0.5
-    return Diagonal(estimates.mean(dim=1), error, n_matvecs, slopes)
+    error = estimates.std(dim=-1) / estimates.shape[-1] ** 0.5
+    return Diagonal(estimates.mean(dim=-1), error, n_matvecs, slopes)
 
 
 def _exact(M: PatchedMetric, moving: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -107,10 +108,11 @@ def _exact(M: PatchedMetric, moving: Tensor, alpha: Tensor | None) -> tuple[Tens
         return g.slope, g.curvature
     slopes, products = M.gradient_and_hessian(alpha)
     values = torch.zeros_like(M.delta_norm)
+    moving = moving.reshape(-1, M.n).any(0)
     for part in moving.nonzero()[:, 0].split(_COLUMNS):
         axes = torch.zeros(M.n, len(part), dtype=values.dtype, device=values.device)
         axes[part, torch.arange(len(part))] = 1.0
-        values[part] = products(axes)[part, torch.arange(len(part))]
+        values[..., part] = products(axes)[..., part, torch.arange(len(part))]
     return slopes, values
 
 
@@ -129,14 +131,14 @@ def _xdiag(products: Products, probes: Float[Tensor, "n k"]) -> Float[Tensor, "n
     Q, R = torch.linalg.qr(products_of_probes)
     HQ = products(Q)
     estimates = []
-    for i in range(probes.shape[1]):
+    for i in range(probes.shape[-1]):
         # The basis without probe i lies in the span of Q: only its coordinates are needed.
-        C = torch.linalg.qr(torch.cat([R[:, :i], R[:, i + 1 :]], dim=1)).Q
+        C = torch.linalg.qr(torch.cat([R[..., :i], R[..., i + 1 :]], dim=-1)).Q
         basis, image = Q @ C, HQ @ C
-        w = probes[:, i]
-        rest = products_of_probes[:, i] - basis @ (image.T @ w)
-        estimates.append((basis * image).sum(dim=1) + w * rest)
-    return torch.stack(estimates, dim=1)
+        w = probes[..., i : i + 1]
+        rest = products_of_probes[..., i : i + 1] - basis @ (image.mT @ w)
+        estimates.append((basis * image).sum(dim=-1) + (w * rest)[..., 0])
+    return torch.stack(estimates, dim=-1)
 
 
 def _random_signs(M: PatchedMetric, k: int, seed: int) -> Float[Tensor, "n k"]:
@@ -184,10 +186,10 @@ def row_norms(M: PatchedMetric, n_probes: int = 2, step: float = 0.01, seed: int
     if not 0 < step <= 1:
         raise ValueError(f"step must be above 0 and at most 1, not {step!r}.")
     M.require_full_precision()
-    points = torch.cat(
-        [torch.zeros_like(M.delta_norm)[:, None], step * _random_signs(M, n_probes, seed)], 1
-    )
-    slopes = M.gradient(points.T)
+    signs = _random_signs(M, n_probes, seed).T
+    points = torch.cat([torch.zeros_like(signs[:1]), step * signs])
+    # Each prompt, where they are kept apart, goes to the same points.
+    slopes = M.gradient(points.reshape(-1, *[1] * len(M.prompt_dims), M.n))
     squares = ((slopes[1:] - slopes[0]) / step).square()
     values = squares.mean(0).sqrt()
     # The root of a mean moves by half of what the mean does, over the root.
@@ -233,12 +235,14 @@ def low_rank(
         alpha: Where the Hessian is taken; 0 by default.
 
     Raises:
-        ValueError: ``rank`` is not between 1 and the number of components less one.
+        ValueError: ``rank`` is not between 1 and the number of components less one, or M is
+            ``each`` of many prompts.
         TypeError: The model runs in half precision.
 
     Source:
         Lanczos (1950); ARPACK, through ``scipy.sparse.linalg.eigsh``.
     """
+    require_one_metric(M)
     if not 1 <= rank < M.n:
         raise ValueError(f"rank must be between 1 and {M.n - 1}, not {rank}.")
     (_, products), n_matvecs = M.gradient_and_hessian(alpha), 0
@@ -262,6 +266,14 @@ def low_rank(
     )
 
 
+def require_one_metric(M: PatchedMetric) -> None:
+    """Raise ValueError for the metrics of many prompts side by side."""
+    if M.prompt_dims:
+        raise ValueError(
+            "This is made for one metric: take M of one prompt or the mean of many, not M.each."
+        )
+
+
 def spectrum(M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
     """All eigenvalues of the Hessian of M, the largest in magnitude first; n products.
 
@@ -275,8 +287,8 @@ def spectrum(M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None) -> Floa
             f"{M.n**2 * 8 / 1e9:.1f} GB. Use low_rank for its leading eigenvalues."
         )
     H = M.hessian_matvec(torch.eye(M.n), alpha).double().cpu()
-    values = torch.linalg.eigvalsh((H + H.T) / 2)
-    return values[values.abs().argsort(descending=True)].to(M.delta_norm)
+    values = torch.linalg.eigvalsh((H + H.mT) / 2)
+    return values.gather(-1, values.abs().argsort(-1, descending=True)).to(M.delta_norm)
 
 
 def hessian_operator(
@@ -289,14 +301,16 @@ def hessian_operator(
     Raises:
         ModuleNotFoundError: curvlinops is not installed.
         TypeError: The model runs in half precision.
+        ValueError: M is ``each`` of many prompts.
     """
+    require_one_metric(M)
     try:
         from curvlinops._torch_base import PyTorchLinearOperator
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "hessian_operator needs curvlinops: pip install --no-deps curvlinops-for-pytorch "
             "einops einconv backpack-for-pytorch. The other functions of this module do not."
-        ) from error
+        ) from None
     _, products = M.gradient_and_hessian(alpha)
 
     class HessianOfM(PyTorchLinearOperator):

@@ -9,50 +9,47 @@ On an axis nothing upstream of c changes, so M(t e_c) is the metric with compone
 a_c + t delta_c. Writing g_c(t) = M(t e_c), activation patching is g_c(1) - g_c(0), attribution
 patching g_c'(0), the quadratic form delta^T H delta of the paper g_c''(0), and the Hessian of M at
 0 holds the interactions between components off its diagonal.
+
+M of many prompts is the mean of theirs at the same alpha, so its derivatives are the means of
+theirs. Edges are components too; what their strengths do is in ``hvp_utils.components.edges``.
 """
 
 from __future__ import annotations
 
-import collections
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.autograd.forward_ad as fwAD
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from hvp_utils.components import find_sites
+from hvp_utils import axes
+from hvp_utils.components import Site, edge_model
 from hvp_utils.models import as_bridge
-from hvp_utils.suffix_run import SuffixRun
-from hvp_utils.tasks import PromptPair
+from hvp_utils.prompt_batch import PromptBatch, tokens_per_batch
+from hvp_utils.suffix_run import Rows, SuffixRun
+from hvp_utils.tasks import PromptPair, ResolvedPair
 
 __all__ = ["AxisDerivatives", "Direction", "PatchedMetric"]
 
 Direction = Literal["denoising", "noising"]
 
-# Tokens run together by default. On a CPU more rows than this only fall out of the caches; a GPU
-# wants many more to be busy.
-_TOKENS_PER_BATCH = {"cpu": 224, "cuda": 16384}
-
-
-def tokens_per_batch(device: str) -> int:
-    """Tokens that are run together by default on a kind of device."""
-    return _TOKENS_PER_BATCH.get(device, _TOKENS_PER_BATCH["cpu"])
-
 
 class AxisDerivatives(NamedTuple):
-    """g_c(t) and its derivatives, one number per component; those not asked for are ``None``."""
+    """g_c(t) and its derivatives, one number per component; those not asked for are ``None``.
 
-    value: Float[Tensor, " n"]
-    slope: Float[Tensor, " n"] | None = None
-    curvature: Float[Tensor, " n"] | None = None
-    third: Float[Tensor, " n"] | None = None
+    Of ``PatchedMetric.each`` every field has a first dimension for the prompts.
+    """
+
+    value: Float[Tensor, "*prompt n"]
+    slope: Float[Tensor, "*prompt n"] | None = None
+    curvature: Float[Tensor, "*prompt n"] | None = None
+    third: Float[Tensor, "*prompt n"] | None = None
 
 
 class PatchedMetric:
@@ -60,34 +57,38 @@ class PatchedMetric:
 
     Args:
         model: A ``TransformerBridge`` or a Hugging Face causal language model.
-        pair: The two prompts and the metric.
-        components: What is patched; see ``hvp_utils.components.find_sites``.
+        pairs: Two prompts and the metric; or many such pairs, for the mean of their metrics. Those
+            with as many tokens and the same first difference are run together.
+        components: What is patched: a kind of node, see ``hvp_utils.components.find_sites``, or
+            ``"edges"``, see ``hvp_utils.components.edges``.
         direction: ``"denoising"`` takes the corrupted run as base and patches towards the clean
             one; ``"noising"`` is the reverse. Zero ablation (a pair without a corrupted prompt)
             starts from the clean run, so it is noising.
-        batch_size: Patched copies of the prompt run together. By default chosen for the device. It
+        batch_size: Patched copies of prompts run together. By default chosen for the device. It
             halves by itself when memory runs out, and never changes the result beyond rounding.
         seed: Seed for sampled components.
+        whole_prompts: Run the tokens before the first difference too. Only needed where something
+            else than the components is changed there.
 
     Attributes:
+        pairs: The prompt pairs.
+        base: The metric of the base run, g_c(0).
+        other: The metric of the other run; NaN for zero ablation, which has no other run.
+        n_tokens: Tokens of either prompt; of many prompts, the most.
+        n_run: Tokens that every run has to process: those from the first difference on.
         n: Number of components.
         labels: Their labels, such as ``L4H11``, in layer order.
         layers: Their layers, ``[n]``.
-        delta_norm: Euclidean norm of each activation difference, ``[n]``.
-        base: The metric of the base run, g_c(0).
-        other: The metric of the other run; NaN for zero ablation, which has no other run.
-        n_tokens: Tokens of either prompt.
-        n_run: Tokens that every run has to process: those from the first difference on.
-        model: The model, as a ``TransformerBridge``.
-        run: Runs of the base prompt (a ``SuffixRun``).
-        sites: The activation tensors that hold the components, in layer order.
-        deltas: For each site the difference of its activation, other run minus base run,
-            ``[n_run, *rest]``.
+        delta_norm: Euclidean norm of each activation difference, ``[n]``; of many prompts, the
+            mean.
+        model: The model, as a ``TransformerBridge``: of edges, the copy that ``edge_model`` makes.
+        batches: The prompts by shape (``PromptBatch``).
 
     Raises:
         ValueError: Prompts, answers, components or direction that cannot be used (the message says
             why), or a metric that is not finite.
-        TypeError: A model of the wrong kind, or curvature asked of a half-precision model.
+        TypeError: A model or prompts of the wrong kind, or curvature asked of a half-precision
+            model.
 
     Example:
         >>> M = PatchedMetric(model, reference_pair())
@@ -97,80 +98,185 @@ class PatchedMetric:
     def __init__(
         self,
         model: TransformerBridge | PreTrainedModel,
-        pair: PromptPair,
+        pairs: PromptPair | Sequence[PromptPair],
         components: str = "heads",
         direction: Direction = "denoising",
         batch_size: int | None = None,
         seed: int = 0,
+        whole_prompts: bool = False,
     ):
         if direction not in ("denoising", "noising"):
             raise ValueError(f'direction must be "denoising" or "noising", not {direction!r}.')
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        self.model = bridge = as_bridge(model)
-        resolved = pair.resolve(bridge)
-        self.pair, self.components, self.direction = pair, components, direction
-        self._metric = resolved.metric
-        if resolved.corrupted is None and direction == "denoising":
-            raise ValueError(
-                f"{pair.name or pair.clean!r} has no corrupted prompt (zero ablation), so there is "
-                'no corrupted run to start from. Use direction="noising".'
+        bridge = as_bridge(model)
+        self.pairs = (pairs,) if isinstance(pairs, PromptPair) else tuple(pairs)
+        if not self.pairs:
+            raise ValueError("There is no prompt: pairs is empty.")
+        for pair in self.pairs:
+            if not isinstance(pair, PromptPair):
+                raise TypeError(f"pairs must be a PromptPair or a list of them, not {pair!r}.")
+        self.components, self.direction, self.seed = components, direction, seed
+        self._mean = True
+        resolved = [pair.resolve(bridge) for pair in self.pairs]
+        for pair, tokens in zip(self.pairs, resolved, strict=True):
+            if tokens.corrupted is None and direction == "denoising":
+                raise ValueError(
+                    f"{pair.name or pair.clean!r} has no corrupted prompt (zero ablation), so "
+                    'there is no corrupted run to start from. Use direction="noising".'
+                )
+        self.model = edge_model(bridge) if components == "edges" else bridge
+        device = resolved[0].clean.device
+        self.batches: list[PromptBatch] = []
+        places = []
+        for group in _by_shape(resolved, batch_size, whole_prompts):
+            batch = PromptBatch(
+                self.model,
+                [self.pairs[i] for i in group],
+                [resolved[i] for i in group],
+                components,
+                "corrupted" if direction == "denoising" else "clean",
+                batch_size,
+                seed,
+                start=0 if whole_prompts else None,
             )
+            self._require_same_components(batch)
+            self.batches.append(batch)
+            places.append(torch.tensor(group))
+        #: For each prompt its place among the prompts of all batches.
+        self._order = torch.cat(places).argsort().to(device)
+        self._places = places
+        self.labels, self.layers = self.batches[0].patches.labels, self.batches[0].layers
+        self.n = len(self.labels)
+        self._sizes = self.batches[0].patches.sizes
+        self._dtype, self._device = self.batches[0].base.dtype, device
+        self._describe()
 
-        start = resolved.first_difference
-        runs = {"clean": resolved.clean, "corrupted": resolved.corrupted}
-        base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
-        self.run = SuffixRun(bridge, runs[base], start)
+    # --- one prompt, the mean of many, each of many ----------------------------------------------
 
-        self.n_tokens, self.n_run = len(runs[base]), len(runs[base]) - start
-        self.sites = find_sites(bridge, components, range(start, self.n_tokens), seed)
-        hooks = [site.hook for site in self.sites]
-        logits, a = self.run.unpatched(hooks)
-        self.base = self._checked(self._metric(logits)).item()
-        if runs[other] is None:
-            self.deltas, self.other = [-a[hook] for hook in hooks], float("nan")
-        else:
-            other_run = SuffixRun(bridge, runs[other], start, prefix=self.run.prefix)
-            logits, a_other = other_run.unpatched(hooks)
-            self.deltas = [a_other[hook] - a[hook] for hook in hooks]
-            self.other = self._checked(self._metric(logits)).item()
+    @property
+    def each(self) -> PatchedMetric:
+        """The same prompts side by side instead of their mean.
 
-        sizes = [len(site.labels) for site in self.sites]
-        device = runs[base].device
-        self.n, self._sizes = sum(sizes), sizes
-        self.labels = tuple(label for site in self.sites for label in site.labels)
-        self.layers = torch.tensor([site.layer for site in self.sites]).repeat_interleave(
-            torch.tensor(sizes)
+        Whatever M gives as ``[n]``, ``each`` gives as ``[prompt, n]``: values, derivatives, and so
+        the estimators. Strengths, directions and components may be the same for all prompts or
+        have a dimension for them.
+        """
+        if not self._mean:
+            return self
+        view = copy.copy(self)
+        view._mean = False
+        view._describe()
+        return view
+
+    def whole(self) -> PatchedMetric:
+        """The same with the tokens before the first difference run too."""
+        again = PatchedMetric(
+            self.model,
+            self.pairs,
+            self.components,
+            self.direction,
+            seed=self.seed,
+            whole_prompts=True,
         )
-        self.delta_norm = torch.cat(
-            [site.norms(delta) for site, delta in zip(self.sites, self.deltas, strict=True)]
+        return again if self._mean else again.each
+
+    def _describe(self) -> None:
+        batches = self.batches
+        self.base, self.other = (
+            self._over_prompts([getattr(batch, run) for batch in batches])
+            for run in ("base", "other")
         )
-        self._offsets = [0, *itertools.accumulate(sizes[:-1])]
-        self._dtype, self._device = self.delta_norm.dtype, device
-        self.batch_size = batch_size or max(1, tokens_per_batch(device.type) // self.n_run)
+        self.delta_norm = self._over_prompts([batch.patches.delta_norm for batch in batches])
+        self.n_tokens, self.n_run = (
+            self._in_order(
+                [torch.full_like(batch.base, getattr(batch, count)) for batch in batches]
+            )
+            for count in ("n_tokens", "n_run")
+        )
+        if self._mean:
+            self.base, self.other = self.base.item(), self.other.item()
+            self.n_tokens, self.n_run = int(self.n_tokens.max()), int(self.n_run.max())
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of prompts."""
+        return len(self.pairs)
+
+    @property
+    def batch_size(self) -> int:
+        """Patched copies of prompts run together."""
+        return min(batch.batch_size for batch in self.batches)
+
+    @batch_size.setter
+    def batch_size(self, rows: int) -> None:
+        for batch in self.batches:
+            batch.batch_size = rows
+
+    @property
+    def pair(self) -> PromptPair:
+        """The only prompt pair."""
+        self._only_batch()
+        return self.pairs[0]
+
+    @property
+    def run(self) -> SuffixRun:
+        """Runs of the base prompts, all of one shape."""
+        return self._only_batch().run
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The activation tensors that hold the nodes, in layer order."""
+        return self._only_batch().patches.sites
+
+    @property
+    def deltas(self) -> list[Float[Tensor, "n_run ..."]]:
+        """For each site of a single prompt, the difference of its activation."""
+        if self.n_prompts > 1:
+            raise ValueError(f"deltas are those of one prompt; this is M of {self.n_prompts}.")
+        return [delta[0] for delta in self._only_batch().patches.deltas]
+
+    def effects(self, values: Float[Tensor, "*prompt m"]) -> Float[Tensor, "*prompt m"]:
+        """What values of M differ by from the base run's."""
+        return values - (self.base if self._mean else self.base[:, None])
+
+    def index(self, labels: Iterable[str]) -> Int[Tensor, " m"]:
+        """Numbers of the components with some labels.
+
+        Raises:
+            ValueError: A label that no component has.
+        """
+        if not hasattr(self, "_index"):
+            self._index = {label: i for i, label in enumerate(self.labels)}
+        labels = [labels] if isinstance(labels, str) else list(labels)
+        for label in labels:
+            if label not in self._index:
+                raise ValueError(
+                    f"No component is called {label!r}. There are {self.n}, from "
+                    f"{self.labels[0]!r} to {self.labels[-1]!r}."
+                )
+        return torch.tensor([self._index[label] for label in labels])
 
     # --- M and its derivatives at any point ----------------------------------------------------
 
     def __call__(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
         """M(alpha) for one or many alpha. Differentiable in ``alpha``, twice and more."""
-        rows = self._rows(alpha)
-        parts = self._map(lambda part: self._evaluate(rows[part]), len(rows))
-        return torch.cat(list(parts)).reshape(alpha.shape[:-1])
+        return self._at_points(lambda batch, a, rows: batch.at(a, rows)[:, None], alpha)[..., 0]
 
     def gradient(self, alpha: Float[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch n"]:
         """Gradient of M, for all components at once; at 0 unless ``alpha`` is given."""
-        alpha = self._zeros() if alpha is None else torch.as_tensor(alpha)
-        rows = self._rows(alpha).detach()
+        if alpha is None:
+            return self.of_prompts(PromptBatch.slopes_at_base)
 
-        def gradient_of(part: slice) -> Tensor:
-            a = rows[part].clone().requires_grad_()
-            return _derivative(self._evaluate(a).sum(), a)
+        def gradient_of(batch: PromptBatch, a: Tensor, rows: Rows) -> Tensor:
+            a = a.detach().clone().requires_grad_()
+            return axes.derivative(batch.at(a, rows).sum(), a)
 
-        return torch.cat(list(self._map(gradient_of, len(rows)))).reshape(alpha.shape)
+        return self._at_points(gradient_of, alpha)
 
     def hessian_matvec(
-        self, V: Float[Tensor, "n k"], alpha: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n k"]:
+        self, V: Float[Tensor, "*prompt n k"], alpha: Float[Tensor, "*prompt n"] | None = None
+    ) -> Float[Tensor, "*prompt n k"]:
         """Products of the Hessian of M with the columns of V.
 
         One run and one backward pass serve all columns; only the second backward pass, through
@@ -183,47 +289,81 @@ class PatchedMetric:
         return self.gradient_and_hessian(alpha)[1](V)
 
     def gradient_and_hessian(
-        self, alpha: Float[Tensor, " n"] | None = None
-    ) -> tuple[Float[Tensor, " n"], Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]]:
+        self, alpha: Float[Tensor, "*prompt n"] | None = None
+    ) -> tuple[
+        Float[Tensor, "*prompt n"],
+        Callable[[Float[Tensor, "*prompt n k"]], Float[Tensor, "*prompt n k"]],
+    ]:
         """The gradient at one point, and ``hessian_matvec`` there, which share its run.
 
         For algorithms that ask for products again and again: run and first backward pass are made
-        once. The second thing returned holds on to them.
+        once, and the second thing returned holds on to them. (So many prompts that they do not
+        fit into one batch are run again for each call.)
         """
         self.require_full_precision()
-        points = self._rows(self._zeros() if alpha is None else alpha).detach()
-        if len(points) != 1:
-            raise ValueError(f"A Hessian is taken at one point alpha, but {len(points)} are given.")
-        strengths, slopes = self._gradient_graph(points)
+        point = self._point(alpha)
+        graphs = {}
 
-        def products(V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        def graph(batch: PromptBatch, part: slice) -> tuple[list[Tensor], list[Tensor]]:
+            key = (id(batch), part.start, part.stop)
+            if key in graphs:
+                return graphs[key]
+            found = batch.gradient_graph(batch.rows(part), point(batch)[part])
+            if len(self.batches) == 1 and part == slice(0, len(batch)):
+                graphs[key] = found
+            return found
+
+        slopes = self._over_prompts(
+            self._mapped(lambda b, part: torch.cat(graph(b, part)[1], dim=1).detach())
+        )
+
+        def products(V: Float[Tensor, "*prompt n k"]) -> Float[Tensor, "*prompt n k"]:
             V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
-            if V.ndim != 2 or V.shape[0] != self.n:
+            if V.ndim < 2 or V.shape[-2] != self.n or V.ndim > 2 + len(self.prompt_dims):
                 raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
-            directions = [part.T[:, None] for part in V.split(self._sizes)]
+            k = V.shape[-1]
 
-            def products_of(part: slice) -> Tensor:
-                v = [direction[part] for direction in directions]
-                return torch.cat(_batched_derivative(slopes, strengths, v), dim=-1)[:, 0]
+            def products_of(batch: PromptBatch, part: slice, bar: tqdm) -> Tensor:
+                strengths, slopes = graph(batch, part)
+                rows = part.stop - part.start
+                places = self._places[self.batches.index(batch)][part]
+                v = V.expand(rows, -1, -1) if V.ndim == 2 else V[places.to(V.device)]
+                v = v.movedim(-1, 0)  # [k, rows, n]
+                sizes = batch.patches.sizes
 
-            return torch.cat(list(self._map(products_of, V.shape[1]))).T
+                def of_columns(columns: slice) -> Tensor:
+                    directions = [d.contiguous() for d in v[columns].split(sizes, dim=-1)]
+                    found = torch.cat(
+                        axes.batched_derivative(slopes, strengths, directions), dim=-1
+                    )
+                    return found.sum(1, keepdim=True) if self._mean else found
 
-        return torch.cat(slopes, dim=1)[0].detach(), products
+                return torch.cat(list(batch.map(of_columns, k, bar, weight=rows))).movedim(0, -1)
+
+            total = k * self.n_prompts
+            parts = self._mapped(products_of, total=total, nested=True)
+            return (
+                sum(p.sum(0) for p in parts) / self.n_prompts
+                if self._mean
+                else self._in_order(parts)
+            )
+
+        return slopes, products
 
     def hvp(
-        self, v: Float[Tensor, " n"], alpha: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+        self, v: Float[Tensor, "*prompt n"], alpha: Float[Tensor, "*prompt n"] | None = None
+    ) -> Float[Tensor, "*prompt n"]:
         """One Hessian-vector product, at 0 unless ``alpha`` is given."""
         v = torch.as_tensor(v, dtype=self._dtype, device=self._device)
-        return self.hessian_matvec(v.reshape(-1, 1), alpha)[:, 0]
+        return self.hessian_matvec(v[..., None], alpha)[..., 0]
 
     # --- derivatives along every axis ----------------------------------------------------------
 
     def along_axes(
         self,
-        t: float | Float[Tensor, " n"] = 0.0,
+        t: float | Float[Tensor, "*prompt m"] = 0.0,
         order: Literal[0, 1, 2, 3] = 2,
-        components: Int[Tensor, " m"] | None = None,
+        components: Int[Tensor, "*prompt m"] | None = None,
     ) -> AxisDerivatives:
         """g_c(t) and its first derivatives, for every component c.
 
@@ -244,35 +384,21 @@ class PatchedMetric:
             raise ValueError(f"order must be 0, 1, 2 or 3, not {order!r}.")
         if order > 1:
             self.require_full_precision()
-        wanted, t = self._places(t, components)
-        results = torch.zeros(order + 1, len(wanted), dtype=self._dtype, device=self._device)
-        results[0] = self.base
-        moving = (self.delta_norm.cpu()[wanted] > 0).nonzero()[:, 0]
-        # In layer order, since a row enters the batch at the layer of its component.
-        moving = moving[self.layers[wanted[moving]].argsort(stable=True)]
-
-        if order in (1, 2):
-            # At 0 all axes meet: one run serves them all.
-            here = (t == 0).cpu()[moving]
-            meeting, moving = moving[here], moving[~here]
-            if len(meeting):
-                at_base = self._at_base(wanted[meeting], order)
-                results[:, meeting.to(self._device)] = at_base
-
-        def derivatives_of(part: slice) -> Tensor:
-            index = moving[part]
-            return self._axis_batch(wanted[index], t[index.to(self._device)], order)
-
-        parts = list(self._map(derivatives_of, len(moving)))
-        if parts:
-            results[:, moving.to(self._device)] = torch.cat(parts, dim=1)
-        return AxisDerivatives(*results)
+        wanted, t = self._axes(t, components)
+        with self._bar(wanted.numel()) as bar:
+            parts = []
+            for batch, places in zip(self.batches, self._places, strict=True):
+                at = t[places.to(t.device)]
+                parts.append(axes.along_axes(batch, wanted[places], at, order, bar))
+        return AxisDerivatives(
+            *self._over_prompts([part.movedim(0, 2) for part in parts]).unbind(-1)
+        )
 
     def hessian_delta(
         self,
-        t: float | Float[Tensor, " m"] = 0.0,
-        components: Int[Tensor, " m"] | None = None,
-    ) -> Float[Tensor, "m size"]:
+        t: float | Float[Tensor, "*prompt m"] = 0.0,
+        components: Int[Tensor, "*prompt m"] | None = None,
+    ) -> Float[Tensor, "*prompt m size"]:
         """H delta for every component c, H the Hessian in c's own activation at a_c + t delta_c.
 
         Where ``along_axes`` gives the number delta^T H delta, this gives the vector H delta.
@@ -282,212 +408,165 @@ class PatchedMetric:
             components: Indices; all by default.
 
         Returns:
-            One row per component: its activation tensor at the ``n_run`` positions that are run,
-            flattened, zero outside c.
+            One row per component: its activation tensor at the ``n_run`` positions that are run
+            (of the longest prompt; missing ones are 0), flattened, zero outside c.
 
         Raises:
             TypeError: A model in half precision.
+            ValueError: Edges, which have no activation; or the mean of many prompts, whose
+                activations differ: take ``each``.
         """
         self.require_full_precision()
-        wanted, t = self._places(t, components)
-        order = self.layers[wanted].argsort(stable=True)
+        if self.components == "edges":
+            raise ValueError("An edge has no activation of its own, so there is no H delta for it.")
+        if self._mean and self.n_prompts > 1:
+            raise ValueError("Many prompts have no activation in common: take M.each.")
+        wanted, t = self._axes(t, components)
+        parts = []
+        with self._bar(wanted.numel()) as bar:
+            for batch, places in zip(self.batches, self._places, strict=True):
+                vectors = axes.hessian_delta(batch, wanted[places], t[places.to(t.device)], bar)
+                short = max(b.n_run for b in self.batches) - batch.n_run
+                vectors = torch.nn.functional.pad(vectors.flatten(3), (0, 0, short, 0))
+                parts.append(vectors.flatten(2))
+        return self._over_prompts(parts)
 
-        def vectors_of(part: slice) -> Tensor:
-            index = order[part]
-            at = t[index.to(self._device)].clone().requires_grad_()
-            strengths, entering, sites = self._rows_on_axes(wanted[index], at)
-            shifts = {
-                i: self.deltas[i].new_zeros(len(at), *self.deltas[i].shape).requires_grad_()
-                for i in strengths
-            }
-            value = self._metric_with(strengths, entering, shifts=shifts)
-            slope = _derivative(value.sum(), at, create_graph=True)
-            rows = at.new_zeros(len(at), self.deltas[0].numel())
-            if not slope.requires_grad:
-                return rows
-            found = torch.autograd.grad(slope.sum(), list(shifts.values()), materialize_grads=True)
-            for (i, (row, column)), vectors in zip(sites.items(), found, strict=True):
-                own = at.new_zeros(len(row), self._sizes[i]).scatter(1, column[:, None], 1.0)
-                rows[row] = (vectors[row] * self.sites[i].spread(own)).flatten(1)
-            return rows
+    # --- prompts ---------------------------------------------------------------------------------
 
-        vectors = torch.cat(list(self._map(vectors_of, len(wanted))))
-        return vectors[order.argsort().to(self._device)]
+    @property
+    def prompt_dims(self) -> tuple[int, ...]:
+        """Dimensions of results before those of components: none, or the prompts of ``each``."""
+        return () if self._mean else (self.n_prompts,)
 
-    def _at_base(
-        self, components: Int[Tensor, " m"], order: Literal[1, 2]
-    ) -> Float[Tensor, "order m"]:
-        """g, g' and perhaps g'' at 0 of some components, in layer order."""
-        here = components.to(self._device)
-        if order == 1:
-            slope = self.gradient()[here]
-            return torch.stack([torch.full_like(slope, self.base), slope])
-        strengths, slopes = self._gradient_graph(self._rows(self._zeros()))
-        site_of = torch.arange(len(self.sites)).repeat_interleave(torch.tensor(self._sizes))
-
-        def curvatures_of(part: slice) -> Tensor:
-            chosen = components[part]
-            # Only the sites these components live at: nothing below their layers is run.
-            first, last = site_of[chosen[0]].item(), site_of[chosen[-1]].item()
-            sites = slice(first, last + 1)
-            column = (chosen - self._offsets[first]).to(self._device)[:, None]
-            blank = slopes[0].new_zeros(len(chosen), sum(self._sizes[sites]))
-            axes = blank.scatter(1, column, 1.0)
-            directions = axes[:, None].split(self._sizes[sites], dim=-1)
-            rows = _batched_derivative(slopes[sites], strengths[sites], directions)
-            return torch.cat(rows, dim=-1)[:, 0].gather(1, column)[:, 0]
-
-        curvature = torch.cat(list(self._map(curvatures_of, len(components))))
-        slope = torch.cat(slopes, dim=1)[0].detach()[here]
-        return torch.stack([torch.full_like(slope, self.base), slope, curvature])
-
-    def _axis_batch(
-        self, components: Int[Tensor, " b"], t: Float[Tensor, " b"], order: int
-    ) -> Float[Tensor, "order b"]:
-        """g, g', ... of a few components, each in a row of its own."""
-        t = t.clone().requires_grad_(order > 0)
-        strengths, entering, _ = self._rows_on_axes(components, t)
-        with torch.set_grad_enabled(order > 0):
-            value = self._metric_with(strengths, entering)
-        derivatives = [value]
-        for k in range(order):
-            # Row b depends on t_b alone, so the gradient of the sum holds every row's derivative.
-            derivatives.append(_derivative(derivatives[-1].sum(), t, create_graph=k + 1 < order))
-        return torch.stack([d.detach() for d in derivatives])
-
-    def _places(
-        self, t: float | Tensor, components: Int[Tensor, " m"] | None
-    ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
-        """The components wanted, all by default, and where on its axis each is."""
-        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
-        t = torch.as_tensor(t, dtype=self._dtype, device=self._device).detach()
-        t = t.expand(len(wanted)) if t.ndim == 0 else t
-        if t.shape != wanted.shape:
-            raise ValueError(
-                f"t must be one number or one per component: {tuple(t.shape)} given, "
-                f"{len(wanted)} components."
-            )
-        return wanted, t
-
-    def _rows_on_axes(
-        self, components: Int[Tensor, " b"], t: Float[Tensor, " b"]
-    ) -> tuple[dict[int, Tensor], collections.Counter, dict[int, tuple[Tensor, Tensor]]]:
-        """Patch strengths with one component a row, how many rows enter where, and who is where."""
-        entering = collections.Counter(self.layers[components].tolist())
-        components = components.to(self._device)
-        strengths, places = {}, {}
-        for i, (start, size) in enumerate(zip(self._offsets, self._sizes, strict=True)):
-            here = (components >= start) & (components < start + size)
-            if here.any():
-                places[i] = here.nonzero()[:, 0], components[here] - start
-                strengths[i] = t.new_zeros(len(t), size).index_put(places[i], t[here])
-        return strengths, entering, places
-
-    # --- the machinery -------------------------------------------------------------------------
-
-    def _evaluate(self, alpha: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        # A site with all strengths at 0 can be left out, unless derivatives pass through it.
-        tracked = alpha.requires_grad or fwAD.unpack_dual(alpha).tangent is not None
-        parts = alpha.split(self._sizes, dim=1)
-        strengths = {i: part for i, part in enumerate(parts) if tracked or part.count_nonzero()}
-        start = min((self.sites[i].layer for i in strengths), default=0)
-        return self._metric_with(strengths, {start: len(alpha)})
-
-    def traced(
-        self, point: Float[Tensor, "1 n"] | None = None, hooks: Sequence[str] = ()
-    ) -> tuple[list[Float[Tensor, "1 n_i"]], Tensor, dict[str, Tensor]]:
-        """One run with its graph: patch strengths site by site, the metric, some activations.
+    def of_prompts(
+        self, function: Callable[[PromptBatch, Rows], Float[Tensor, "rows ..."]]
+    ) -> Float[Tensor, "*prompt ..."]:
+        """Something that is computed for each prompt: its mean, or of ``each`` as it is.
 
         Args:
-            point: The patch strengths; 0 by default.
-            hooks: Hooks whose activations ``[1, n_run, ...]`` are wanted.
+            function: Gets a batch and rows that are copies of some of its prompts.
         """
-        point = self._rows(self._zeros()) if point is None else point
-        strengths = [part.clone().requires_grad_() for part in point.split(self._sizes, dim=1)]
-        seen: dict[str, Tensor] = {}
+        return self._over_prompts(self._mapped(lambda b, part: function(b, b.rows(part))))
 
-        def watch(hook: str) -> Callable[[Tensor], Tensor]:
-            return lambda activation: seen.setdefault(hook, activation)
+    def _mapped(
+        self, function: Callable[..., Tensor], total: int | None = None, nested: bool = False
+    ) -> list[Tensor]:
+        """For each batch what a function of it and some of its prompts gives, in their order."""
+        with self._bar(total or self.n_prompts) as bar:
+            return [
+                torch.cat(
+                    list(
+                        batch.map(
+                            lambda part, batch=batch: (
+                                function(batch, part, bar) if nested else function(batch, part)
+                            ),
+                            len(batch),
+                            axes.NO_BAR if nested else bar,
+                        )
+                    )
+                )
+                for batch in self.batches
+            ]
 
-        watching = {hook: watch(hook) for hook in hooks}
-        first = 0 if hooks else self.sites[0].layer
-        value = self._metric_with(dict(enumerate(strengths)), {first: 1}, watching)
-        return strengths, value.sum(), seen
-
-    def _gradient_graph(
-        self, point: Float[Tensor, "1 n"]
-    ) -> tuple[list[Float[Tensor, "1 n_i"]], list[Float[Tensor, "1 n_i"]]]:
-        """Patch strengths at a point, site by site, and M's slopes there, which depend on them."""
-        strengths, value, _ = self.traced(point)
-        if not value.requires_grad:
-            return strengths, [torch.zeros_like(part) for part in strengths]
-        slopes = torch.autograd.grad(value, strengths, create_graph=True, materialize_grads=True)
-        return strengths, list(slopes)
-
-    def _metric_with(
-        self,
-        strengths: Mapping[int, Tensor],
-        entering: Mapping[int, int],
-        watching: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-        shifts: Mapping[int, Tensor] | None = None,
-    ) -> Float[Tensor, " rows"]:
-        """The metric of some runs, given patch strengths ``[rows, n_i]`` at some sites i.
-
-        ``entering`` says how many of the rows begin at which layer, in order; ``shifts`` are added
-        to the activations on top.
-        """
-
-        def patch(i: int) -> Callable[[Tensor], Tensor]:
-            site, delta = self.sites[i], self.deltas[i]
-            if shifts is None:
-                return lambda live: live + site.spread(strengths[i][: len(live)]) * delta
-            return lambda live: (
-                live + site.spread(strengths[i][: len(live)]) * delta + shifts[i][: len(live)]
+    def _at_points(
+        self, function: Callable[[PromptBatch, Tensor, Rows], Tensor], alpha: Tensor
+    ) -> Float[Tensor, "*batch n"]:
+        """A function of one or many points, for one or many prompts: rows are points x prompts."""
+        alpha = self._strengths(alpha)
+        shape = alpha.shape[: alpha.ndim - 1 - (0 if self._mean else min(1, alpha.ndim - 1))]
+        points = alpha.reshape(shape.numel(), -1, self.n)
+        if points.shape[1] not in (1, self.n_prompts):
+            raise ValueError(
+                f"Patch strengths of each prompt must be [..., {self.n_prompts}, {self.n}], or "
+                f"[..., 1, {self.n}] for the same of all; this has shape {tuple(alpha.shape)}."
             )
+        parts = []
+        with self._bar(len(points) * self.n_prompts) as bar:
+            for batch, places in zip(self.batches, self._places, strict=True):
+                size = len(batch)
 
-        patches = {self.sites[i].hook: patch(i) for i in strengths}
-        logits = self.run.logits(patches | dict(watching or {}), entering)
-        return self._checked(self._metric(logits))
+                def of_rows(part: slice, batch=batch, places=places, size=size) -> Tensor:
+                    index = torch.arange(part.start, part.stop)
+                    prompt = index % size
+                    own = places[prompt] if points.shape[1] > 1 else torch.zeros_like(prompt)
+                    a = points[(index // size).to(points.device), own.to(points.device)]
+                    return function(batch, a, batch.rows(prompt))
 
-    def _map(self, function: Callable[[slice], Tensor], rows: int) -> Iterator[Tensor]:
-        """``function`` of consecutive slices of ``range(rows)``, halved when memory runs out."""
-        done = 0
+                found = torch.cat(list(batch.map(of_rows, len(points) * size, bar)))
+                parts.append(found.unflatten(0, (len(points), size)).movedim(1, 0))
+        values = self._over_prompts(parts)  # [*prompt, points, ...]
+        if not self._mean:
+            values = values.movedim(0, 1)
+        return values.unflatten(0, shape) if shape else values[0]
+
+    def _in_order(self, parts: list[Float[Tensor, "prompt ..."]]) -> Float[Tensor, "prompt ..."]:
+        """What batches give for each of their prompts, in the order of the prompts."""
+        return parts[0] if len(self.batches) == 1 else torch.cat(parts)[self._order]
+
+    def _over_prompts(self, parts: list[Float[Tensor, "prompt ..."]]) -> Float[Tensor, "..."]:
+        values = self._in_order(parts)
+        if not self._mean:
+            return values
+        return values[0] if self.n_prompts == 1 else values.mean(0)
+
+    def _bar(self, total: int) -> tqdm:
         # The bar appears only for work that takes a while.
-        with tqdm(total=rows, desc=self.components, unit="run", delay=2, leave=False) as bar:
-            while done < rows:
-                stop = min(done + self.batch_size, rows)
-                try:
-                    result = function(slice(done, stop))
-                except RuntimeError as error:
-                    if stop - done == 1 or not should_reduce_batch_size(error):
-                        raise
-                    self.batch_size = (stop - done) // 2
-                    clear_device_cache(garbage_collection=True)
-                    continue
-                yield result
-                bar.update(stop - done)
-                done = stop
+        return tqdm(total=total, desc=self.components, unit="run", delay=2, leave=False)
 
-    def _rows(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "b n"]:
+    # --- arguments -------------------------------------------------------------------------------
+
+    def _axes(
+        self, t: float | Tensor, components: Tensor | None
+    ) -> tuple[Int[Tensor, "prompt m"], Float[Tensor, "prompt m"]]:
+        """The components wanted of each prompt, all by default, and where on its axis each is."""
+        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
+        t = torch.as_tensor(t, dtype=self._dtype, device=self._device).detach()
+        shape = torch.broadcast_shapes(wanted.shape, self.prompt_dims + wanted.shape[-1:])
+        if t.ndim and t.shape[-1] != wanted.shape[-1]:
+            raise ValueError(
+                f"t must be one number or one per component: {tuple(t.shape)} given, "
+                f"{wanted.shape[-1]} components."
+            )
+        shape = (self.n_prompts, wanted.shape[-1]) if self._mean else shape
+        return wanted.expand(shape), t.expand(shape)
+
+    def _point(self, alpha: Tensor | None) -> Callable[[PromptBatch], Float[Tensor, "prompt n"]]:
+        """One point, for each prompt of a batch."""
+        alpha = torch.zeros(self.n) if alpha is None else alpha
+        alpha = self._strengths(alpha).detach()
+        if alpha.ndim > 1 + len(self.prompt_dims) and alpha.shape[:-1].numel() != 1:
+            raise ValueError(
+                f"A Hessian is taken at one point alpha, but {alpha.shape[:-1].numel()} are given."
+            )
+        alpha = alpha.reshape(-1, self.n).expand(self.n_prompts, -1)
+        return lambda batch: alpha[self._places[self.batches.index(batch)].to(alpha.device)]
+
+    def _strengths(self, alpha: Tensor) -> Float[Tensor, "*batch n"]:
         alpha = torch.as_tensor(alpha, device=self._device)
         if alpha.ndim == 0 or alpha.shape[-1] != self.n:
             raise ValueError(
                 f"Patch strengths must have {self.n} entries in their last dimension, one per "
                 f"component; this has shape {tuple(alpha.shape)}."
             )
-        return alpha.to(self._dtype).reshape(-1, self.n)
+        return alpha.to(self._dtype)
 
-    def _zeros(self) -> Float[Tensor, " n"]:
-        return torch.zeros(self.n, dtype=self._dtype, device=self._device)
-
-    def _checked(self, values: Tensor) -> Tensor:
-        if not torch.isfinite(values).all():
+    def _only_batch(self) -> PromptBatch:
+        if len(self.batches) > 1:
             raise ValueError(
-                f"The metric {self.pair.metric!r} of {self.pair.name or self.pair.clean!r} "
-                "is not finite (NaN or infinite). Check the metric, and the model's dtype: half "
-                "precision overflows easily."
+                f"These {self.n_prompts} prompts have {len(self.batches)} shapes or batches; what "
+                "was asked for exists for each: see M.batches."
             )
-        return values
+        return self.batches[0]
+
+    def _require_same_components(self, batch: PromptBatch) -> None:
+        mine, first = batch.patches.labels, self.batches[0].patches.labels if self.batches else None
+        if first is not None and mine != first:
+            raise ValueError(
+                f"The prompts must have the same components, but these have {len(first)} and "
+                f"{len(mine)}, from {first[0]!r} and from {mine[0]!r}: {self.components} are "
+                "counted by position, and line up only for prompts of one length and first "
+                "difference. Choose such prompts, or another kind of component."
+            )
 
     def require_full_precision(self) -> None:
         """Raise TypeError if the model runs in half precision."""
@@ -499,29 +578,17 @@ class PatchedMetric:
             )
 
 
-def _derivative(value: Tensor, by: Tensor, create_graph: bool = False) -> Tensor:
-    """Gradient of a scalar, and zero where ``value`` does not depend on ``by`` at all."""
-    if not value.requires_grad:
-        return torch.zeros_like(by)
-    return torch.autograd.grad(value, by, create_graph=create_graph, materialize_grads=True)[0]
-
-
-def _batched_derivative(
-    values: Sequence[Tensor], by: Sequence[Tensor], directions: Sequence[Tensor]
-) -> list[Tensor]:
-    """For each of a batch of directions v, the gradient of the sum of values * v.
-
-    One backward pass, vectorised over the batch (``torch.func.vmap``); the graph is kept.
-    """
-    pairs = [(value, v) for value, v in zip(values, directions, strict=True) if value.requires_grad]
-    found = [None] * len(by)
-    if pairs:
-        values, directions = zip(*pairs, strict=True)
-        found = torch.autograd.grad(
-            values, by, directions, retain_graph=True, is_grads_batched=True, allow_unused=True
-        )
-    rows = len(directions[0])
-    return [
-        part.new_zeros(rows, *part.shape) if derivative is None else derivative
-        for derivative, part in zip(found, by, strict=True)
-    ]
+def _by_shape(
+    resolved: Sequence[ResolvedPair], batch_size: int | None, whole_prompts: bool
+) -> list[list[int]]:
+    """Numbers of the prompts of each batch: of one shape, and no more than are run together."""
+    shapes: dict[tuple, list[int]] = {}
+    for i, pair in enumerate(resolved):
+        shape = (len(pair), 0 if whole_prompts else pair.first_difference, pair.corrupted is None)
+        shapes.setdefault(shape, []).append(i)
+    groups = []
+    for (length, start, _), members in shapes.items():
+        most = tokens_per_batch(resolved[0].clean.device.type) // (length - start)
+        n_batches = math.ceil(len(members) / (batch_size or max(1, most)))
+        groups += [part.tolist() for part in torch.tensor(members).tensor_split(n_batches)]
+    return groups

@@ -16,7 +16,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,11 +25,11 @@ from huggingface_hub import errors as hub_errors
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hvp_utils.components import COMPONENT_KINDS
-from hvp_utils.estimators.integrals import _quadrature
+from hvp_utils.components import COMPONENT_KINDS, edge_graph
+from hvp_utils.estimators.integrals import quadrature
 from hvp_utils.estimators.names import find
 from hvp_utils.models import MODELS, _explain_hub_error, _require_on_hub, _resolve_device
-from hvp_utils.patched_metric import tokens_per_batch
+from hvp_utils.prompt_batch import tokens_per_batch
 from hvp_utils.suffix_run import full_precision
 from hvp_utils.sweeps import SWEPT
 
@@ -50,6 +50,7 @@ class ModelSizes:
         gated: Whether the MLP has three matrices (one of them a gate) or two.
         d_vocab: Tokens in the vocabulary.
         n_parameters: Weights in all, a matrix that is used twice counted once.
+        parallel: Whether attention and MLP of a block read the same stream.
     """
 
     n_layers: int
@@ -61,6 +62,7 @@ class ModelSizes:
     gated: bool
     d_vocab: int
     n_parameters: int
+    parallel: bool = False
 
     @classmethod
     def of(cls, model: TransformerBridge | PreTrainedModel | PreTrainedConfig) -> ModelSizes:
@@ -88,9 +90,10 @@ class ModelSizes:
                 gated=any("gate" in name for name in mlp),
                 d_vocab=text.vocab_size,
                 n_parameters=empty.num_parameters(),
+                parallel=bool(getattr(text, "use_parallel_residual", False)),
             )
         except AttributeError as error:
-            raise ValueError(f"The sizes of this model cannot be read: {error}.") from error
+            raise ValueError(f"The sizes of this model cannot be read: {error}.") from None
 
     def n_components(self, components: str, n_run: int) -> int:
         """How many components of a kind there are, for prompts that differ in ``n_run`` tokens.
@@ -113,6 +116,8 @@ class ModelSizes:
             "neurons_pre": self.d_mlp,
             "neurons_post": self.d_mlp,
         }
+        if components == "edges":
+            return edge_graph(self.n_layers, self.n_heads, self.parallel).n_edges
         if kind not in in_a_layer:
             raise ValueError(
                 f"Unknown components {components!r}. Known kinds: {', '.join(COMPONENT_KINDS)}."
@@ -132,8 +137,8 @@ _SIZES = {
     "smollm2-135m": ModelSizes(30, 576, 9, 3, 64, 1536, True, 49152, 134_515_008),
     "gemma-3-270m": ModelSizes(18, 640, 4, 1, 256, 2048, True, 262144, 268_098_176),
     "gpt2": ModelSizes(12, 768, 12, 12, 64, 3072, False, 50257, 124_439_808),
-    "pythia-410m": ModelSizes(24, 1024, 16, 16, 64, 4096, False, 50304, 405_334_016),
-    "pythia-2.8b": ModelSizes(32, 2560, 32, 32, 80, 10240, False, 50304, 2_775_208_960),
+    "pythia-410m": ModelSizes(24, 1024, 16, 16, 64, 4096, False, 50304, 405_334_016, True),
+    "pythia-2.8b": ModelSizes(32, 2560, 32, 32, 80, 10240, False, 50304, 2_775_208_960, True),
     "qwen2.5-1.5b": ModelSizes(28, 1536, 12, 2, 128, 8960, True, 151936, 1_543_714_304),
     "gemma-2-2b": ModelSizes(26, 2304, 8, 4, 256, 9216, True, 256000, 2_614_341_888),
     "gemma-2-9b": ModelSizes(42, 3584, 16, 8, 256, 14336, True, 256000, 9_241_705_984),
@@ -161,7 +166,7 @@ def model_sizes(name: str) -> ModelSizes:
             _require_on_hub(name)
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
-        raise OSError(_explain_hub_error(name, name, error)) from error
+        raise OSError(_explain_hub_error(name, name, error)) from None
     return ModelSizes.of(config)
 
 
@@ -192,14 +197,41 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
         found["curvature"] += at_0 * n if slope_or_curvature == "curvature" else 0
         found[f"{slope_or_curvature}_on_path"] += (len(points) - at_0) * n
 
+    def sketch() -> None:
+        """A sketched diagonal of the Hessian, with the gradient that comes with it."""
+        k = given["n_matvecs"]
+        if k >= n:  # exact
+            along(torch.zeros(1), "curvature")
+        elif k < 4 or k % 2:
+            raise ValueError(f"xdiag needs an even number of products of at least 4, not {k}.")
+        else:
+            found.update(gradient=1, matvec=k, matvec_batch=2)  # a Counter adds
+
     if stem == "activation_patching":
         found["forward"] = n
     elif stem in ("attribution_patching", "gim", "relp"):
         found["gradient"] = 1
-    elif stem == "local_curvature":
+    elif stem in ("local_curvature", "local_sketched_hvp"):
+        if components == "edges":
+            raise ValueError(
+                f"{stem} of edges runs single blocks, which have no price among the passes."
+            )
         if not components.startswith("neurons_pre"):
-            raise ValueError(f'local_curvature needs "neurons_pre", not {components!r}.')
-        found["gradient"] = 2  # one for the slopes, one for the gradients at the outputs
+            raise ValueError(f'{stem} needs "neurons_pre" or "edges", not {components!r}.')
+        found["gradient"] = 1  # those at the outputs
+        if stem == "local_curvature":
+            found["gradient"] += 1
+        else:
+            sketch()
+    elif stem in ("eap_ig", "eap_gp"):
+        if components != "edges":
+            raise ValueError(f'{stem} needs "edges", not {components!r}.')
+        k = given["n_steps"]
+        if stem == "eap_gp":
+            found.update(gradient=2 * k, forward=1)
+        else:
+            k = len(quadrature(k, given["method"])[0])
+            found["gradient"] = k * (2 * n_layers + 1 if given["where"] == "activations" else 1)
     elif stem == "atp_star":
         if n_layers < 2:
             raise ValueError("GradDrop averages over the layers but one; this model has only one.")
@@ -217,9 +249,9 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     elif stem == "finite_difference_hvp":
         along(torch.tensor([0.0, given["step"]]), "slope")
     elif stem == "integrated_gradients":
-        along(_quadrature(given["n_steps"], given["method"])[0], "slope")
+        along(quadrature(given["n_steps"], given["method"])[0], "slope")
     elif stem == "integrated_hessians":
-        t, _ = _quadrature(given["n_steps"], given["method"])
+        t, _ = quadrature(given["n_steps"], given["method"])
         s = torch.outer(t, t).round(decimals=14).unique() if given["scheme"] == "grid" else t[t > 0]
         along(s, "curvature")
         found["gradient"] += given["part"] == "pairwise"
@@ -232,13 +264,7 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
             raise ValueError(f"Row norms need at least 2 probes, not {given['n_probes']}.")
         found.update(gradient=1, gradient_row=given["n_probes"])
     elif stem == "sketched_hvp":
-        k = given["n_matvecs"]
-        if k >= n:  # exact
-            along(torch.zeros(1), "curvature")
-        elif k < 4 or k % 2:
-            raise ValueError(f"xdiag needs an even number of products of at least 4, not {k}.")
-        else:
-            found.update(gradient=1, matvec=k, matvec_batch=2)
+        sketch()
     else:
         raise NotImplementedError(f"It is not known what {stem!r} runs.")
     return {name: count for name, count in found.items() if count}
@@ -262,6 +288,8 @@ def pass_flops(
     if not 1 <= n_run <= n_tokens:
         raise ValueError(f"The tokens run must be between 1 and the {n_tokens} there are: {n_run}.")
     n = sizes.n_components(components, n_run)
+    if components == "edges":
+        return _edge_flops(sizes, n_tokens, n_run)
     L, heads, kv = sizes.n_layers, sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head
     weights = sizes.d_model * (2 * heads + 2 * kv + (3 if sizes.gated else 2) * sizes.d_mlp)
     attention = 2 * heads * n_tokens  # scores and mixing
@@ -284,6 +312,33 @@ def pass_flops(
         "matvec": run(L, 2, 6),
         "matvec_batch": 0.0,  # reading the weights once more, which is no operation
     }
+
+
+def _edge_flops(sizes: ModelSizes, n_tokens: int, n_run: int) -> dict[str, float]:
+    """The same of edges, whose keys and values are not shared.
+
+    What all writers add to all readers is one more product of activations with each other.
+    """
+    alone = replace(sizes, n_kv_heads=sizes.n_heads)
+    found = pass_flops(alone, "heads", n_tokens, n_run)
+    L = sizes.n_layers
+    layer = np.array(
+        [group.layer for group in edge_graph(L, sizes.n_heads, sizes.parallel).readers]
+    )
+    edges = [
+        group.n_writers * len(group.labels)
+        for group in edge_graph(L, sizes.n_heads, sizes.parallel).readers
+    ]
+    # An axis run starts at the reader's layer: most edges end in the upper half.
+    share = (np.average(L - layer, weights=edges)) / ((L + 1) / 2)
+    for name in ("forward", "slope_on_path", "curvature_on_path", "third"):
+        found[name] *= share
+    found["curvature"] = found["curvature_on_path"]  # a run for each, at 0 too
+    mixing = 2.0 * sum(edges) * n_run * sizes.d_model
+    found["gradient"] += mixing
+    found["gradient_row"] += 3 * mixing
+    found["matvec"] += 6 * mixing
+    return found
 
 
 def _numbers_per_run(sizes: ModelSizes, kind: str, n_tokens: int, n_run: int) -> float:

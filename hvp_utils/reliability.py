@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hvp_utils.costs import Costs, measure_costs
-from hvp_utils.curvature import diagonal, row_norms
+from hvp_utils.curvature import diagonal, require_one_metric, row_norms
 from hvp_utils.estimators import activation_patching, ms_hvp, quadratic_term
-from hvp_utils.estimators.common import require_whole
+from hvp_utils.estimators.common import only, require_whole
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 __all__ = [
@@ -83,11 +83,12 @@ def hessian_lipschitz(
         raise ValueError(
             f"The Hessian must be taken at two different points or more, not {points}."
         )
-    norm = M.delta_norm if components is None else M.delta_norm[torch.as_tensor(components)]
+    norm = only(M.delta_norm, components)
     products = torch.stack([M.hessian_delta(t, components) for t in points])
     t = torch.tensor(points, dtype=products.dtype, device=products.device)
     i, j = torch.triu_indices(len(points), len(points), offset=1)
-    rates = (products[i] - products[j]).norm(dim=-1) / (t[i] - t[j]).abs()[:, None]
+    apart = (t[i] - t[j]).abs().reshape(-1, *[1] * norm.ndim)
+    rates = (products[i] - products[j]).norm(dim=-1) / apart
     return torch.where(norm > 0, rates.amax(0) / norm.square(), torch.zeros_like(norm))
 
 
@@ -335,7 +336,7 @@ def screen_flag_fix(
 
     Raises:
         ValueError: An unknown fix or screen, a negative ``tau``, a number or share of components
-            that cannot be, or a number of products that ``diagonal`` cannot use.
+            that cannot be, a number of products that ``diagonal`` cannot use, or ``M.each``.
     """
     if fix not in ("hvp", "ms_hvp", "activation_patching"):
         raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
@@ -347,6 +348,7 @@ def screen_flag_fix(
             f"largest must be a number of the {M.n} components (an int) or a share of them from "
             f"0.0 to 1.0, not {largest!r}."
         )
+    require_one_metric(M)
     require_whole(n_steps)
     flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
     how, default = _SCREENS[screen]

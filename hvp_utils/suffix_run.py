@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -26,68 +27,113 @@ from torch.overrides import TorchFunctionMode
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Cache
 
-__all__ = ["SuffixRun", "full_precision"]
+__all__ = ["Rows", "SuffixRun", "full_precision"]
 
 Patch = Callable[[Tensor], Tensor]
 
 
+class Rows:
+    """Which of some prompts each row of a batch is a copy of.
+
+    Args:
+        prompts: Number of a prompt for each row, ``[rows]``.
+        n_prompts: How many prompts there are to choose from.
+    """
+
+    def __init__(self, prompts: Int[Tensor, " rows"], n_prompts: int):
+        self.prompts, self.n_prompts = prompts, n_prompts
+        self._every = torch.equal(prompts, torch.arange(n_prompts))
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def of(
+        self, stored: Float[Tensor, "prompt ..."], stop: int | None = None, start: int = 0
+    ) -> Float[Tensor, "row ..."]:
+        """What is stored of each row's prompt, for some consecutive rows.
+
+        Nothing is copied where the rows are those of a single prompt, or are the prompts in order.
+        """
+        stop = len(self) if stop is None else stop
+        if self.n_prompts == 1:
+            return stored.expand(stop - start, *stored.shape[1:])
+        if self._every:
+            return stored[start:stop]
+        return stored[self.prompts[start:stop].to(stored.device)]
+
+
+class _Reached(Exception):
+    """A run has come as far as was wanted."""
+
+    def __init__(self, activation: Tensor):
+        super().__init__()
+        self.activation = activation
+
+
 class SuffixRun:
-    """Runs of one prompt with some activations changed.
+    """Runs of prompts of one length with some activations changed.
 
     Call ``unpatched`` once before ``logits``: it stores the residual stream that runs start from.
 
     Args:
         bridge: The model, frozen.
-        tokens: The prompt ``[pos]``.
-        start_pos: First position to run; activations before it are those of the unpatched prompt.
-        prefix: The key/value cache of the positions before it, if another run has it already.
+        tokens: The prompts ``[prompt, pos]``.
+        start_pos: First position to run; activations before it are those of the unpatched prompts.
     """
 
     def __init__(
-        self,
-        bridge: TransformerBridge,
-        tokens: Int[Tensor, " pos"],
-        start_pos: int,
-        prefix: Cache | None = None,
+        self, bridge: TransformerBridge, tokens: Int[Tensor, "prompt pos"], start_pos: int
     ):
-        self.suffix = tokens[None, start_pos:]
-        self.prefix = prefix
+        self.suffix, self.n_prompts = tokens[:, start_pos:], len(tokens)
+        self.prefix: Cache | None = None
         self._bridge, self._model, self._points = bridge, bridge.original_model, bridge.hook_dict
-        self._resid: dict[int, Float[Tensor, "pos d_model"]] = {}
-        if start_pos and prefix is None:
+        self._resid: dict[int, Float[Tensor, "prompt pos d_model"]] = {}
+        if start_pos:
             with torch.no_grad(), self._precision():
-                out = self._model(tokens[None, :start_pos], use_cache=True, logits_to_keep=1)
+                out = self._model(tokens[:, :start_pos], use_cache=True, logits_to_keep=1)
             self.prefix = out.past_key_values
 
     def unpatched(
-        self, hooks: Iterable[str]
-    ) -> tuple[Float[Tensor, "1 d_vocab"], dict[str, Float[Tensor, "pos ..."]]]:
-        """Logits of the prompt as it is, and its activations at some hooks (the positions run)."""
+        self, hooks: Iterable[str], others: Int[Tensor, "prompt pos"] | None = None
+    ) -> tuple[Float[Tensor, "prompt d_vocab"], dict[str, Float[Tensor, "prompt pos ..."]]]:
+        """Logits of the prompts as they are, and their activations at some hooks.
+
+        Args:
+            hooks: Where activations ``[prompt, pos, ...]`` are wanted (the positions run).
+            others: Run these tokens after the prefixes instead. (In a batch of the same shape, so
+                that what does not differ comes out equal to the last bit.)
+        """
         hooks = list(hooks)
         entries = {f"blocks.{i}.hook_in": i for i in range(self._bridge.cfg.n_layers)}
         kept: dict[str, Tensor] = {}
 
         def keeper(name: str) -> Patch:
             def keep(activation: Tensor) -> Tensor:
-                kept[name] = activation[0].detach()
+                kept[name] = activation.detach()
                 return activation
 
             return keep
 
+        rows = Rows(torch.arange(self.n_prompts), self.n_prompts)
         with torch.no_grad():
-            logits = self.logits({name: keeper(name) for name in [*hooks, *entries]}, {})
+            patches = {name: keeper(name) for name in [*hooks, *entries]}
+            logits = self._run(self.suffix if others is None else others, patches, rows, {})
         missing = [name for name in [*hooks, *entries] if name not in kept]
         if missing:
             raise RuntimeError(
                 f"The model ran without reaching {missing[0]} (and {len(missing) - 1} more hooks)."
             )
-        self._resid = {layer: kept[name] for name, layer in entries.items()}
+        if others is None:
+            self._resid = {layer: kept[name] for name, layer in entries.items()}
         return logits, {name: kept[name] for name in hooks}
 
     def logits(
-        self, patches: Mapping[str, Patch], entering: Mapping[int, int]
-    ) -> Float[Tensor, "rows d_vocab"]:
-        """Logits at the last position, for patched copies of the prompt.
+        self,
+        patches: Mapping[str, Patch],
+        entering: Mapping[int, int],
+        rows: Rows | None = None,
+    ) -> Float[Tensor, "row d_vocab"]:
+        """Logits at the last position, for patched copies of the prompts.
 
         A copy enters the run at the lowest layer that its patches touch, with the residual stream
         that the unpatched prompt has there. So the batch grows from layer to layer, and no copy
@@ -97,12 +143,45 @@ class SuffixRun:
             patches: For each hook name a function from the activation ``[rows so far, pos, *rest]``
                 to the one to use instead.
             entering: How many copies enter at which layer; rows come in the order of the layers.
-                Empty for one copy of the whole, unpatched prompt.
+                Empty for one whole, unpatched copy of each prompt.
+            rows: Whose copy each row is; by default one copy of each prompt, or any number of
+                copies of the only one.
         """
-        with self._staircase(entering), self._hooked(patches), self._precision():
+        if rows is None:
+            count = sum(entering.values()) or self.n_prompts
+            rows = Rows(torch.arange(count) % self.n_prompts, self.n_prompts)
+        # Rows that enter at a block bring their own stream: of the tokens only the length matters.
+        tokens = self.suffix[:1] if entering else self.suffix
+        return self._run(tokens, patches, rows, entering)
+
+    def until(
+        self, hook: str, patches: Mapping[str, Patch], entering: Mapping[int, int], rows: Rows
+    ) -> Float[Tensor, "row pos ..."]:
+        """The activation at one hook, with some others patched; nothing behind it is run.
+
+        The arguments are those of ``logits``.
+        """
+
+        def stop(activation: Tensor) -> Tensor:
+            raise _Reached(activation)
+
+        try:
+            self.logits({**patches, hook: stop}, entering, rows)
+        except _Reached as reached:
+            return reached.activation
+        raise RuntimeError(f"The model ran without reaching {hook}.")
+
+    def _run(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        patches: Mapping[str, Patch],
+        rows: Rows,
+        entering: Mapping[int, int],
+    ) -> Float[Tensor, "row d_vocab"]:
+        with self._staircase(entering, rows), self._hooked(patches), self._precision():
             out = self._model(
-                self.suffix,
-                past_key_values=self._expanded_prefix(entering),
+                tokens,
+                past_key_values=self._prefix_of(rows, entering),
                 use_cache=self.prefix is not None,
                 logits_to_keep=1,
             )
@@ -111,29 +190,31 @@ class SuffixRun:
     def _precision(self):
         return full_precision(self._model.dtype)
 
-    def _expanded_prefix(self, entering: Mapping[int, int]) -> Cache | None:
-        """The prefix cache, repeated without copying; each run gets its own to append to."""
+    def _prefix_of(self, rows: Rows, entering: Mapping[int, int]) -> Cache | None:
+        """The prefix cache of each row; every run gets one of its own to append to."""
         if self.prefix is None:
             return None
         cache = copy.copy(self.prefix)
         cache.layers = [copy.copy(layer) for layer in self.prefix.layers]
         for i, layer in enumerate(cache.layers):
-            rows = sum(count for at, count in entering.items() if at <= i) or 1
-            layer.keys = layer.keys.expand(rows, -1, -1, -1)
-            layer.values = layer.values.expand(rows, -1, -1, -1)
+            so_far = sum(count for at, count in entering.items() if at <= i) if entering else None
+            # A block that no row has entered yet is passed over; any one row keeps its shape.
+            layer.keys = rows.of(layer.keys, so_far or (1 if entering else None))
+            layer.values = rows.of(layer.values, so_far or (1 if entering else None))
         return cache
 
     @contextlib.contextmanager
-    def _staircase(self, entering: Mapping[int, int]) -> Iterator[None]:
+    def _staircase(self, entering: Mapping[int, int], rows: Rows) -> Iterator[None]:
         """Pass over the blocks below the first entry, and add rows to the batch at each entry."""
         blocks = list(self._bridge.blocks)
         first = min(entering, default=0)
+        stops = dict(zip(entering, itertools.accumulate(entering.values()), strict=True))
 
         def pass_through(hidden_states: Tensor, *_, **__) -> Tensor:
             return hidden_states
 
         def entry(layer: int):
-            new = self._resid[layer].expand(entering[layer], -1, -1)
+            new = rows.of(self._resid[layer], stops[layer], stops[layer] - entering[layer])
 
             def add_rows(block, args, kwargs):
                 hidden = args[0] if args else kwargs["hidden_states"]

@@ -2,9 +2,9 @@
 
 A sweep is an ``xarray.Dataset`` with dimensions ``prompt`` and ``component`` and one variable per
 estimator, kept in a netCDF file whose attributes say where every number comes from. ``sweep``
-computes only what its store lacks, one prompt at a time, and rewrites the file after each: killed
-and started again, it loses at most the prompt in flight. Only one process at a time fills a file;
-others wait for it, and then find what they wanted.
+computes only what its store lacks, a batch of prompts of one shape at a time, and rewrites the file
+after each: killed and started again, it loses at most the batch in flight. Only one process at a
+time fills a file; others wait for it, and then find what they wanted.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def sweep(
     top: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    prompts_per_batch: int = 16,
 ) -> xr.Dataset:
     """Run estimators on the prompts of a task, reusing what is stored.
 
@@ -91,6 +92,8 @@ def sweep(
             ``"activation_patching"`` among the estimators.
         device: Where to load the model, when ``model`` is a name.
         dtype: In what precision to load it, when ``model`` is a name.
+        prompts_per_batch: At most so many prompts are run together and stored together. More are
+            faster where prompts are short, and more is lost when a sweep is killed.
 
     Returns:
         Variables ``[prompt, component]``: one per estimator and ``delta_norm``; per prompt
@@ -109,6 +112,8 @@ def sweep(
         raise ValueError("hessian_eigenvalues are those of all components: sweep them without top.")
     if n_prompts < 1:
         raise ValueError(f"n_prompts must be at least 1, not {n_prompts}.")
+    if prompts_per_batch < 1:
+        raise ValueError(f"prompts_per_batch must be at least 1, not {prompts_per_batch}.")
     bridge = None if isinstance(model, str) else as_bridge(model)
     identity = {
         "format": _FORMAT,
@@ -129,15 +134,31 @@ def sweep(
         with _only_writer(path):
             done = _read(path, identity)  # somebody else may have filled it meanwhile
             if _lacking(done, estimators, n_prompts):
-                done = _compute(done, bridge, task, functions, n_prompts, identity, path)
-    return done.isel(prompt=slice(n_prompts))
+                done = _compute(
+                    done, bridge, task, functions, n_prompts, identity, path, prompts_per_batch
+                )
+    return _without_gaps(done, n_prompts)
+
+
+def _without_gaps(done: xr.Dataset, n_prompts: int) -> xr.Dataset:
+    """The first prompts of a store that has them all."""
+    return done.isel(prompt=slice(n_prompts)).drop_vars("prompt", errors="ignore")
 
 
 def _lacking(done: xr.Dataset | None, estimators: Sequence[str], n_prompts: int) -> bool:
-    if done is None or done.sizes["prompt"] < n_prompts:
+    if done is None or set(range(n_prompts)) - set(_numbers(done)):
         return True
     head = done.isel(prompt=slice(n_prompts))
     return not all(_has(head, name) for name in estimators)
+
+
+def _numbers(done: xr.Dataset | None) -> list[int]:
+    """Which prompts of the task a store holds. While batches are missing there are gaps."""
+    if done is None:
+        return []
+    return (
+        done.prompt.values.tolist() if "prompt" in done.coords else [*range(done.sizes["prompt"])]
+    )
 
 
 def _has(prompts: xr.Dataset, estimator: str) -> bool:
@@ -153,83 +174,118 @@ def _compute(
     n_prompts: int,
     identity: Mapping[str, Any],
     path: Path | None,
+    prompts_per_batch: int,
 ) -> xr.Dataset:
     pairs = make_prompts(task, bridge, n_prompts, seed=identity["seed"])
-    prompts = [] if done is None else [done.isel(prompt=[i]) for i in range(done.sizes["prompt"])]
-    for i, (old, pair) in enumerate(zip(prompts, pairs, strict=False)):
-        stored = (old.clean.item(), old.corrupted.item(), old.answer.item())
-        if stored != (*_texts(pair, bridge), str(pair.answer)):
-            _set_aside(path, f"its prompt {i} is not the one that this task makes now")
-            prompts = []
-            break
+    resolved = [pair.resolve(bridge) for pair in pairs]
+    texts = [
+        tuple("".join(tokens.str_tokens(which)) for which in ("clean", "corrupted"))
+        for tokens in resolved
+    ]
+    prompts = {n: done.isel(prompt=[i]) for i, n in enumerate(_numbers(done))}
+    for n, old in prompts.items():
+        if n < n_prompts:
+            stored = (old.clean.item(), old.corrupted.item(), old.answer.item())
+            if stored != (*texts[n], str(pairs[n].answer)):
+                _set_aside(path, f"its prompt {n} is not the one that this task makes now")
+                prompts = {}
+                break
+    # Prompts of one shape that lack the same results run together.
+    batches: dict[tuple, list[int]] = {}
+    for n, tokens in enumerate(resolved):
+        missing = tuple(f for f in functions if not _has(prompts.get(n, xr.Dataset()), f))
+        if missing:
+            shape = (len(tokens), tokens.first_difference, tokens.corrupted is None)
+            batches.setdefault((missing, shape), []).append(n)
+    chunks = [
+        (missing, members[i : i + prompts_per_batch])
+        for (missing, _), members in batches.items()
+        for i in range(0, len(members), prompts_per_batch)
+    ]
+    chunks.sort(key=lambda chunk: chunk[1][0])
     bar = tqdm(total=n_prompts, desc=f"{identity['model']}, {identity['task']}", unit="prompt")
     with bar:
-        for i, pair in enumerate(pairs):
-            old = prompts[i] if i < len(prompts) else xr.Dataset()
-            missing = {name: f for name, f in functions.items() if not _has(old, name)}
-            if missing:
-                prompts[i : i + 1] = [_one_prompt(bridge, pair, missing, identity, old)]
-                done = _join(prompts, provenance(bridge) | identity)
-                if path is not None:
-                    _write(done, path)
-            bar.update()
+        bar.update(n_prompts - sum(len(members) for _, members in chunks))
+        for missing, members in chunks:
+            found = _batch(
+                bridge,
+                [pairs[n] for n in members],
+                {name: functions[name] for name in missing},
+                identity,
+                [texts[n] for n in members],
+            )
+            for n, new in zip(members, found, strict=True):
+                prompts[n] = _merged(prompts.get(n, xr.Dataset()), new)
+            done = _join(prompts, provenance(bridge) | identity)
+            if path is not None:
+                _write(done, path)
+            bar.update(len(members))
     return done
 
 
-def _one_prompt(
+def _batch(
     bridge: TransformerBridge,
-    pair: PromptPair,
+    pairs: Sequence[PromptPair],
     functions: Mapping[str, Callable[..., Tensor]],
     identity: Mapping[str, Any],
-    old: xr.Dataset,
-) -> xr.Dataset:
-    """Everything about one prompt: what is stored of it, and what was missing."""
+    texts: Sequence[tuple[str, str]],
+) -> list[xr.Dataset]:
+    """What was missing of some prompts of one shape."""
     started = time.perf_counter()
     M = PatchedMetric(
-        bridge, pair, identity["components"], identity["direction"], seed=identity["seed"]
-    )
+        bridge, pairs, identity["components"], identity["direction"], seed=identity["seed"]
+    ).each
     M.along_axes = _Remembered(M)
     results, top = {}, None
     if identity["top"]:
         truth = functions.get("activation_patching", find_estimator("activation_patching"))(M)
-        top = truth.abs().topk(min(identity["top"], M.n)).indices.cpu()
+        top = truth.abs().topk(min(identity["top"], M.n)).indices
     for name, function in functions.items():
         if top is None or name == "activation_patching":
             results[name] = function(M)
         else:
-            results[name] = torch.full_like(M.delta_norm, torch.nan)
-            results[name][top] = function(M, components=top)
-    clean, corrupted = _texts(pair, bridge)
-    per_prompt = {
-        "base": M.base,
-        "other": M.other,
-        "clean": clean,
-        "corrupted": corrupted,
-        "answer": str(pair.answer),
-        "n_tokens": M.n_tokens,
-        "n_run": M.n_run,
-        "seconds": time.perf_counter()
-        - started
-        + (old.seconds.item() if "seconds" in old else 0.0),
+            blank = torch.full_like(M.delta_norm, torch.nan)
+            results[name] = blank.scatter(1, top, function(M, components=top.cpu()))
+    seconds = (time.perf_counter() - started) / len(pairs)
+    variables = {
+        name: value.cpu().numpy() for name, value in {"delta_norm": M.delta_norm, **results}.items()
     }
-    new = xr.Dataset(
-        {
-            **{name: (("prompt",), [value]) for name, value in per_prompt.items()},
-            **{
-                name: (("prompt", "component"), value.cpu().numpy()[None])
-                for name, value in {"delta_norm": M.delta_norm, **results}.items()
-            },
-        },
-        coords={
-            "label": ("component", list(M.labels)),
-            "layer": ("component", M.layers.numpy()),
-        },
-    )
+    coordinates = {"label": list(M.labels), "layer": M.layers.numpy()}
     if identity["components"] == "heads":
-        new = new.assign_coords(
-            head=("component", [int(label.partition("H")[2]) for label in M.labels])
+        coordinates["head"] = [int(label.partition("H")[2]) for label in M.labels]
+    found = []
+    for i, (pair, (clean, corrupted)) in enumerate(zip(pairs, texts, strict=True)):
+        per_prompt = {
+            "base": M.base[i].item(),
+            "other": M.other[i].item(),
+            "clean": clean,
+            "corrupted": corrupted,
+            "answer": str(pair.answer),
+            "n_tokens": int(M.n_tokens[i]),
+            "n_run": int(M.n_run[i]),
+            "seconds": seconds,
+        }
+        found.append(
+            xr.Dataset(
+                {
+                    **{name: (("prompt",), [value]) for name, value in per_prompt.items()},
+                    **{
+                        name: (("prompt", "component"), value[i : i + 1])
+                        for name, value in variables.items()
+                    },
+                },
+                coords={name: ("component", value) for name, value in coordinates.items()},
+            )
         )
+    return found
+
+
+def _merged(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
+    """What is stored of a prompt, and what was missing."""
+    if "seconds" in old:
+        new["seconds"] = new.seconds + old.seconds.item()
     kept = [name for name in old.data_vars if name not in new]
+    old = old.drop_vars("prompt", errors="ignore")
     return new.merge(old[kept].drop_attrs(), compat="override") if kept else new
 
 
@@ -243,27 +299,36 @@ class _Remembered:
     def __init__(self, M: PatchedMetric):
         self._compute = M.along_axes
         self._everything = torch.arange(M.n)
-        self._known: dict[tuple[int, int, float], Tensor] = {}
+        self._known: dict[tuple[int, tuple[int, ...] | int, float], Tensor] = {}
 
     def __call__(self, t=0.0, order=2, components=None) -> AxisDerivatives:
         wanted = self._everything if components is None else torch.as_tensor(components).cpu()
-        if rules_are_active() or not len(wanted):
+        if rules_are_active() or not wanted.shape[-1]:
             return self._compute(t, order, components)
-        points = torch.as_tensor(t, dtype=torch.float64).expand(len(wanted)).tolist()
+        points = torch.as_tensor(t, dtype=torch.float64).expand(wanted.shape[-1]).tolist()
+        # A column is one component of all prompts, or one of each: [prompt, column].
+        columns = wanted.movedim(-1, 0).tolist()
         # Rounded, since 1/3 and 2/6 need not agree to the last bit.
-        keys = [(order, c, round(p, 12)) for c, p in zip(wanted.tolist(), points, strict=True)]
+        keys = [
+            (order, tuple(c) if isinstance(c, list) else c, round(p, 12))
+            for c, p in zip(columns, points, strict=True)
+        ]
         new = list(dict.fromkeys(key for key in keys if key not in self._known))
         if new:
             found = self._compute(
                 torch.tensor([key[2] for key in new], dtype=torch.float64),
                 order,
-                torch.tensor([key[1] for key in new]),
+                torch.tensor([key[1] for key in new]).movedim(0, -1),
             )
-            self._known.update(zip(new, torch.stack(found[: order + 1], dim=1), strict=True))
-        return AxisDerivatives(*torch.stack([self._known[key] for key in keys], dim=1))
+            # [column, derivative, prompt]
+            by_column = torch.stack(found[: order + 1]).movedim(-1, 0)
+            self._known.update(zip(new, by_column, strict=True))
+        return AxisDerivatives(*torch.stack([self._known[key] for key in keys], dim=-1))
 
 
-def _join(prompts: Sequence[xr.Dataset], attributes: Mapping[str, Any]) -> xr.Dataset:
+def _join(prompts: Mapping[int, xr.Dataset], attributes: Mapping[str, Any]) -> xr.Dataset:
+    numbers = sorted(prompts)
+    prompts = [prompts[n].drop_vars("prompt", errors="ignore") for n in numbers]
     labels = [tuple(prompt.label.values) for prompt in prompts]
     if len(set(labels)) > 1:
         raise ValueError(
@@ -278,13 +343,9 @@ def _join(prompts: Sequence[xr.Dataset], attributes: Mapping[str, Any]) -> xr.Da
         coords="minimal",
         compat="override",
     )
+    if numbers != [*range(len(numbers))]:  # there are gaps, which later batches fill
+        joined = joined.assign_coords(prompt=numbers)
     return joined.assign_attrs(attributes)
-
-
-def _texts(pair: PromptPair, bridge: TransformerBridge) -> tuple[str, str]:
-    """Both prompts as readable text; token ids are decoded where there is a tokenizer."""
-    resolved = pair.resolve(bridge)
-    return tuple("".join(resolved.str_tokens(which)) for which in ("clean", "corrupted"))
 
 
 # --- the store -----------------------------------------------------------------------------------

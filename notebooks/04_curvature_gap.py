@@ -378,7 +378,7 @@ def curvature_without_gradient(M):
     for site, delta in zip(M.sites, M.deltas, strict=True):
         block = M.model.blocks[site.layer].mlp.original_component
         act = getattr(block, "act_fn", None) or block.act
-        z = found[site.hook].clone().requires_grad_()
+        z = found[site.hook][0].clone().requires_grad_()
         (first,) = torch.autograd.grad(act(z).sum(), z, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), z)
         terms.append((second * delta**2 / 2).sum(0)[site.chosen])

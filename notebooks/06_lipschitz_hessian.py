@@ -486,7 +486,7 @@ for name in models:
         hooks = [f"blocks.{layer}.{hook}" for layer in range(bridges[name].cfg.n_layers)]
         _, activations = M.run.unpatched(hooks)
         measured[name, length] = np.array(
-            [activations[hook].flatten(1).norm(dim=-1).mean().item() for hook in hooks]
+            [activations[hook][0].flatten(1).norm(dim=-1).mean().item() for hook in hooks]
         )
 
 

@@ -11,6 +11,7 @@ compute its norms and softmaxes in float32.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -296,3 +297,310 @@ def spearman(estimate: list[float], truth: list[float]) -> float:
     spread_x = sum((a - mean_x) ** 2 for a in x)
     spread_y = sum((b - mean_y) ** 2 for b in y)
     return covariance / (spread_x * spread_y) ** 0.5
+
+
+# --- edges -----------------------------------------------------------------------------------
+
+
+class EdgeProblem:
+    """M over edges, the long way: every reader's input, and what becomes of it, one by one.
+
+    The model is only ever asked what one of its modules makes of one input. Whole prompts are run,
+    on the model as it is: heads that share keys and values get theirs in runs of their own.
+    """
+
+    def __init__(self, bridge, pair, direction: str = "denoising"):
+        resolved = pair.resolve(bridge)
+        runs = {"clean": resolved.clean, "corrupted": resolved.corrupted}
+        names = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
+        self.tokens, self.other_tokens = (runs[name][None] for name in names)
+        self.bridge, self.metric, self.direction = bridge, resolved.metric, direction
+        self.n_layers, self.n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
+        self.group = self.n_heads // (
+            getattr(bridge.cfg, "n_key_value_heads", None) or self.n_heads
+        )
+        self.parallel = "Parallel" in type(bridge.blocks[0]).__name__
+        self.post_norm = hasattr(bridge.blocks[0], "ln1_post")
+        writers, self.edges = ["embed"], []  # (writer, reader)
+        for layer in range(self.n_layers):
+            heads = [f"L{layer}H{h}" for h in range(self.n_heads)]
+            for part in "qkv":
+                self.edges += [(u, f"{head}.{part}") for u in writers for head in heads]
+            before_mlp = writers if self.parallel else writers + heads
+            self.edges += [(u, f"L{layer}.mlp") for u in before_mlp]
+            writers = [*writers, *heads, f"L{layer}.mlp"]
+        self.edges += [(u, "logits") for u in writers]
+        self.labels = tuple(f"{u}->{v}" for u, v in self.edges)
+        with torch.no_grad(), self._precision():
+            nothing = torch.zeros(len(self.edges), dtype=torch.float64)
+            _, self.other = self.forward(nothing, tokens=self.other_tokens)
+            _, self.base = self.forward(nothing)
+
+    def _precision(self):
+        return full_precision(self.bridge.original_model.dtype)
+
+    def ask(self, wanted: str, **given: Tensor) -> Tensor:
+        """What a hook shows when others are given their values."""
+        seen = []
+        hooks = [(name, lambda act, hook, value=value: value) for name, value in given.items()]
+        hooks.append((wanted, lambda act, hook: seen.append(act)))
+        self.bridge.run_with_hooks(self.tokens, fwd_hooks=hooks)
+        return seen[0]
+
+    def after_norm(self, layer: int, s: Tensor) -> Tensor:
+        """What the norm behind the heads makes of their sum, where there is one."""
+        if not self.post_norm:
+            return s
+        return self.ask(
+            f"blocks.{layer}.ln1_post.hook_out", **{f"blocks.{layer}.ln1_post.hook_in": s}
+        )
+
+    def head(self, layer: int, h: int, inputs: dict[str, Tensor]) -> Tensor:
+        """What one head writes, before any norm, given the inputs of its query, key and value."""
+        block = f"blocks.{layer}"
+        # Of all heads, each from its own input; only this head's output is looked at.
+        changed = {
+            f"{block}.attn.hook_{part}": self.ask(
+                f"{block}.attn.hook_{part}", **{f"{block}.hook_in": inputs[part]}
+            )
+            for part in "qkv"
+        }
+        z = self.ask(f"{block}.attn.hook_z", **changed)
+        only = torch.zeros_like(z)
+        only[:, :, h] = z[:, :, h]
+        return self.from_z(layer, only) - self.from_z(layer, torch.zeros_like(z))
+
+    def from_z(self, layer: int, z: Tensor) -> Tensor:
+        """The sum of the heads, with its bias, before any norm."""
+        out = (
+            f"blocks.{layer}.ln1_post.hook_in"
+            if self.post_norm
+            else f"blocks.{layer}.hook_attn_out"
+        )
+        return self.ask(out, **{f"blocks.{layer}.attn.hook_z": z})
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        return self.ask(f"blocks.{layer}.hook_mlp_out", **{f"blocks.{layer}.ln2.hook_in": x})
+
+    def end(self, x: Tensor) -> Tensor:
+        hooks = [(f"blocks.{self.n_layers - 1}.hook_resid_post", lambda act, hook: x)]
+        return self.bridge.run_with_hooks(self.tokens, fwd_hooks=hooks)[:, -1]
+
+    def forward(self, alpha, tokens=None, embed_shift=0.0, reader_shift=None, writer_shift=None):
+        """Logits, and what every writer wrote; "sum L0" is the sum of layer 0's heads."""
+        alpha = dict(zip(self.edges, alpha, strict=True))
+        reader_shift, writer_shift = reader_shift or {}, writer_shift or {}
+        own, self.tokens = self.tokens, self.tokens if tokens is None else tokens
+        try:
+            with self._precision():
+                return self._forward(alpha, embed_shift, reader_shift, writer_shift)
+        finally:
+            self.tokens = own
+
+    def _forward(self, alpha, embed_shift, reader_shift, writer_shift):
+        x = self.ask("blocks.0.hook_in") + embed_shift
+        written = {"embed": x}
+
+        def input_of(reader: str, x: Tensor) -> Tensor:
+            x = x + reader_shift.get(reader, 0.0)
+            strengths = {u: alpha[u, reader] for u in written if (u, reader) in alpha}
+            strengths = {u: s for u, s in strengths.items() if s.requires_grad or s != 0}
+            behind = {}
+            for u, strength in strengths.items():
+                moved = strength * (self.other[u] - written[u])
+                if "H" in u and self.post_norm:
+                    layer = int(u[1 : u.index("H")])
+                    behind[layer] = behind.get(layer, 0.0) + moved
+                else:
+                    x = x + moved
+            for layer, moved in behind.items():
+                s = written[f"sum L{layer}"]
+                x = x + self.after_norm(layer, s + moved) - self.after_norm(layer, s)
+            return x
+
+        for layer in range(self.n_layers):
+            heads = {}
+            for h in range(self.n_heads):
+                name = f"L{layer}H{h}"
+                inputs = {part: input_of(f"{name}.{part}", x) for part in "qkv"}
+                heads[name] = self.head(layer, h, inputs) + writer_shift.get(name, 0.0)
+            z = self.ask(f"blocks.{layer}.attn.hook_z")
+            s = self.from_z(layer, torch.zeros_like(z)) + sum(heads.values())
+            mid = x + self.after_norm(layer, s)
+            mlp = f"L{layer}.mlp"
+            if not self.parallel:
+                written |= {**heads, f"sum L{layer}": s}
+            out = self.mlp(layer, input_of(mlp, x if self.parallel else mid))
+            written |= {**heads, f"sum L{layer}": s, mlp: out + writer_shift.get(mlp, 0.0)}
+            x = mid + written[mlp]
+        return self.end(input_of("logits", x)), written
+
+    def M(self, alpha: Tensor) -> Tensor:
+        return self.metric(self.forward(alpha)[0])[0]
+
+    def along_axis(self, c: int) -> tuple[Tensor, Tensor]:
+        """The effect of one edge, and its slope at 0."""
+        unit = torch.eye(len(self.edges), dtype=torch.float64)[c]
+        t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        at_0 = self.M(t * unit)
+        (slope,) = torch.autograd.grad(at_0, t)
+        with torch.no_grad():
+            return self.M(unit) - at_0, slope
+
+    def contribution(self, u: str, t: Tensor) -> Tensor:
+        """What writer u adds to a reader at strength t, its layer being as in the base run."""
+        moved = t * (self.other[u] - self.base[u])
+        if "H" in u and self.post_norm:
+            layer = int(u[1 : u.index("H")])
+            s = self.base[f"sum L{layer}"]
+            return self.after_norm(layer, s + moved) - self.after_norm(layer, s)
+        return moved
+
+    def scores(self, embed_shift=0.0, writer_shift=None) -> Tensor:
+        """For every edge the gradient at its reader's input times what its writer would change."""
+        readers = dict.fromkeys(v for _, v in self.edges)
+        shape = self.base["embed"]
+        leaves = {v: torch.zeros_like(shape, requires_grad=True) for v in readers}
+        alpha = torch.zeros(len(self.edges), dtype=torch.float64)
+        logits, _ = self.forward(
+            alpha, embed_shift=embed_shift, reader_shift=leaves, writer_shift=writer_shift
+        )
+        found = torch.autograd.grad(self.metric(logits)[0], list(leaves.values()))
+        gradients = dict(zip(leaves, found, strict=True))
+        with self._precision():
+            written = {
+                u: torch.autograd.functional.jvp(
+                    lambda t, u=u: self.contribution(u, t),
+                    torch.zeros((), dtype=torch.float64),
+                    torch.ones((), dtype=torch.float64),
+                )[1]
+                for u, _ in dict.fromkeys((u, None) for u, _ in self.edges)
+            }
+        return torch.stack([(written[u] * gradients[v]).sum() for u, v in self.edges])
+
+    def eap_ig(self, points, where: str) -> Tensor:
+        """The mean of `scores` over points from the corrupted (0) to the clean prompt (1)."""
+        if self.direction == "noising":
+            points = [1 - t for t in points]
+        difference = {u: self.other[u] - self.base[u] for u in self.other if "sum" not in u}
+        groups = [["embed"]]
+        if where == "activations":
+            for layer in range(self.n_layers):
+                groups += [[f"L{layer}H{h}" for h in range(self.n_heads)], [f"L{layer}.mlp"]]
+        runs = []
+        for group in groups:
+            for t in points:
+                if group == ["embed"]:
+                    runs.append(self.scores(embed_shift=t * difference["embed"]))
+                else:
+                    runs.append(self.scores(writer_shift={u: t * difference[u] for u in group}))
+        return torch.stack(runs).mean(0)
+
+    def eap_gp(self, n_steps: int) -> Tensor:
+        """The mean of `scores` along the path from the clean embedding, its start left out."""
+        to_other = self.other["embed"] - self.base["embed"]
+        nothing = torch.zeros_like(to_other)
+        clean, corrupted = (
+            (to_other, nothing) if self.direction == "denoising" else (nothing, to_other)
+        )
+        alpha = torch.zeros(len(self.edges), dtype=torch.float64)
+        goal = self.forward(alpha, embed_shift=corrupted)[0].detach()
+        shift, runs = clean, []
+        for _ in range(n_steps):
+            shift = shift.detach().requires_grad_()
+            logits, _ = self.forward(alpha, embed_shift=shift)
+            (uphill,) = torch.autograd.grad((logits - goal).square().sum(), shift)
+            shift = (shift - uphill / uphill.norm()).detach()
+            runs.append(self.scores(embed_shift=shift))
+        return torch.stack(runs).mean(0)
+
+    def local_curvature(self, c: int) -> Tensor:
+        """Second derivative at 0 of <gradient at the reader's output, the reader's output>."""
+        u, v = self.edges[c]
+        alpha = torch.zeros(len(self.edges), dtype=torch.float64)
+        _, written = self.forward(alpha)
+        # The stream that the readers of each layer see in the base run.
+        stream = [written["embed"]]
+        for layer in range(self.n_layers):
+            with self._precision():
+                mid = stream[-1] + self.after_norm(layer, written[f"sum L{layer}"])
+            stream.append(mid + written[f"L{layer}.mlp"])
+        t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        with self._precision():
+            added = self.contribution(u, t)
+            if v == "logits":
+                value = self.metric(self.end(stream[-1] + added))[0]
+            else:
+                node, _, part = v.partition(".")
+                layer = int(node[1:].partition("H")[0])
+                writer = v if part == "mlp" else node
+                leaf = torch.zeros_like(stream[0], requires_grad=True)
+                logits, _ = self.forward(alpha, writer_shift={writer: leaf})
+                (g,) = torch.autograd.grad(self.metric(logits)[0], leaf)
+                if part == "mlp":
+                    x = stream[layer]
+                    if not self.parallel:
+                        x = x + self.after_norm(layer, written[f"sum L{layer}"])
+                    out = self.mlp(layer, x + added)
+                else:
+                    inputs = dict.fromkeys("qkv", stream[layer])
+                    inputs[part] = inputs[part] + added
+                    out = self.head(layer, int(node.partition("H")[2]), inputs)
+                value = (g * out).sum()
+            (first,) = torch.autograd.grad(value, t, create_graph=True)
+            if not first.requires_grad:
+                return torch.zeros_like(t).detach()
+            return torch.autograd.grad(first, t)[0]
+
+
+def transformer_lens_edges(tool, bridge, pair, direction: str) -> dict[str, float]:
+    """TransformerLens' edge scores, which are for each position, added up; by our labels."""
+    other, base, metric = _for_transformer_lens(bridge, pair, direction)
+    config = tool.EdgeAttributionConfig(granularity="edge")
+    with _differentiable(bridge):
+        found = tool.attribution_patch(bridge, other, base, metric, config)
+    scores: dict[str, float] = {}
+    for (writer, reader), score in found.edge_scores.items():
+        label = f"{_label_of(writer)}->{_label_of(reader)}"
+        scores[label] = scores.get(label, 0.0) + score
+    return scores
+
+
+def transformer_lens_circuit(tool, bridge, pair, kept: set[str]) -> float:
+    """The metric of the clean run with all edges but some from the corrupted run."""
+    other, base, metric = _for_transformer_lens(bridge, pair, "noising")
+    config = tool.EdgeAttributionConfig(granularity="edge")
+    with _differentiable(bridge):
+        edges = tool.attribution_patch(bridge, other, base, metric, config).edge_scores
+        circuit = [edge for edge in edges if "->".join(map(_label_of, edge)) in kept]
+        found = tool.faithfulness(bridge, base, other, metric, circuit)
+    gap = found.full_metric - found.corrupt_metric
+    return found.corrupt_metric + found.recovered * gap
+
+
+def _for_transformer_lens(bridge, pair, direction: str):
+    """The other prompt, the base prompt and the metric of one run."""
+    resolved = pair.resolve(bridge)
+    prompts = [resolved.clean[None], resolved.corrupted[None]]
+    other, base = prompts if direction == "denoising" else prompts[::-1]
+    return other, base, lambda logits: resolved.metric(logits[:, -1])[0]
+
+
+@contextlib.contextmanager
+def _differentiable(bridge):
+    """It takes gradients where parameters have them."""
+    bridge.requires_grad_(True)
+    try:
+        with full_precision(bridge.original_model.dtype):
+            yield
+    finally:
+        bridge.requires_grad_(False)
+
+
+def _label_of(node) -> str:
+    if node.kind in ("embed", "logits"):
+        return node.kind
+    if node.kind.startswith("mlp"):
+        return f"L{node.layer}.mlp"
+    part = "" if node.kind == "attn_head_out" else f".{node.kind[0]}"
+    return f"L{node.layer}H{node.head}{part}"

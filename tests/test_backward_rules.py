@@ -196,7 +196,8 @@ def gradient_through(function, x, g):
 def gradients_at(M, *hooks):
     """Activations of the base run at some hooks of the middle layer, and the gradients there."""
     hooks = [f"blocks.1.{hook}" for hook in hooks]
-    _, value, seen = M.traced(hooks=hooks)
+    batch = M.batches[0]
+    _, value, seen = batch.traced(batch.rows(), hooks=hooks)
     found = [seen[hook] for hook in hooks]
     return found, torch.autograd.grad(value, found)
 

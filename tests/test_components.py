@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_models import D_MLP, N_HEADS, N_LAYERS, tiny_model, tiny_pair
 
-from hvp_utils import COMPONENT_KINDS, PatchedMetric, Site, find_sites
+from hvp_utils import PatchedMetric, Site, find_sites
+from hvp_utils.components import NODE_KINDS
 
 SIZES = {
     "heads": N_HEADS,
@@ -19,7 +20,7 @@ SIZES = {
 
 
 def test_every_kind_is_tested():
-    assert set(SIZES) == set(COMPONENT_KINDS)
+    assert set(SIZES) == set(NODE_KINDS)
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -100,6 +101,6 @@ def test_a_hook_that_the_model_lacks_is_named(monkeypatch):
     def ghost(bridge, layer, positions, chosen):
         return Site(f"blocks.{layer}.hook_ghost", layer, (f"L{layer}.ghost",), (1, 1))
 
-    monkeypatch.setitem(COMPONENT_KINDS, "ghosts", ghost)
+    monkeypatch.setitem(NODE_KINDS, "ghosts", ghost)
     with pytest.raises(ValueError, match=r"no hook 'blocks.0.hook_ghost', which 'ghosts' needs"):
         find_sites(tiny_model("gpt2"), "ghosts", range(3))

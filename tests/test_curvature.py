@@ -39,6 +39,7 @@ class KnownHessian:
         self.H, self.n = H, len(H)
         self.delta_norm = torch.ones(self.n, dtype=H.dtype) if moving is None else moving
         self.n_products = self.n_points = 0
+        self.prompt_dims = ()
 
     def gradient_and_hessian(self, alpha=None):
         self.n_points += 1

@@ -125,12 +125,22 @@ def test_the_error_of_ms_hvp_on_a_cubic_model_falls_as_one_over_k_squared(last_l
 # --- what they share -------------------------------------------------------------------------
 
 
+# What some estimators are about, and some that are about everything, edges among it.
+ONLY = {
+    "local_curvature": ("neurons_pre", "edges"),
+    "local_sketched_hvp": ("neurons_pre", "edges"),
+    "eap_ig": ("edges",),
+    "eap_gp": ("edges",),
+}
+OF_EDGES = ("activation_patching", "attribution_patching", "hvp", "gim", "sketched_hvp")
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
         (name, kind)
-        for name, kind in itertools.product(ESTIMATORS, KINDS)
-        if name != "local_curvature" or kind == "neurons_pre"  # it is about activation functions
+        for name, kind in itertools.product(ESTIMATORS, (*KINDS, "edges"))
+        if kind in ONLY.get(name, (*KINDS, *(["edges"] if name in OF_EDGES else [])))
     ],
 )
 def test_identical_prompts_give_exactly_zero(name, kind):
@@ -146,7 +156,7 @@ PARTIAL = {"quadratic_without": "quadratic_without:norms"}
 
 @pytest.mark.parametrize("name", [*(PARTIAL.get(name, name) for name in ESTIMATORS), "ms_hvp:2"])
 def test_only_some_components(name):
-    kind = "neurons_pre" if name == "local_curvature" else "heads"
+    kind = ONLY.get(name, ("heads",))[0]
     M = PatchedMetric(tiny_model("llama"), tiny_pair(), kind)
     which = torch.tensor([10, 2, 5])
     estimator = find_estimator(name)

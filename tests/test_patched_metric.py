@@ -21,10 +21,11 @@ from tiny_models import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hvp_utils import COMPONENT_KINDS, PatchedMetric, PromptPair, activation_patching
+from hvp_utils import PatchedMetric, PromptPair, activation_patching
+from hvp_utils.components import NODE_KINDS
 from hvp_utils.suffix_run import full_precision
 
-KINDS = tuple(COMPONENT_KINDS)
+KINDS = tuple(NODE_KINDS)
 DIRECTIONS = ("denoising", "noising")
 WHERE = ("middle", "first", "last")
 

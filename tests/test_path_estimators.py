@@ -485,7 +485,13 @@ NAMES = [PARTIAL.get(name, name) for name in ESTIMATORS]
 @pytest.mark.parametrize("name", [*NAMES, "integrated_hessians:2:grid:complete:trapezoid"])
 def test_only_some_components(name):
     estimator = find_estimator(name)
-    kinds = {"local_curvature": ("neurons_pre", "neurons_pre:4"), "atp_star": ("heads", "keys")}
+    kinds = {
+        "local_curvature": ("neurons_pre", "neurons_pre:4", "edges"),
+        "local_sketched_hvp": ("neurons_pre", "edges"),
+        "atp_star": ("heads", "keys"),
+        "eap_ig": ("edges",),
+        "eap_gp": ("edges",),
+    }
     for kind in kinds.get(name, ("heads",)):
         M = metric("llama", kind)
         everything = estimator(M)

@@ -19,23 +19,25 @@ from typer.testing import CliRunner
 
 import hvp_utils
 from hvp_utils import (
-    COMPONENT_KINDS,
     ESTIMATORS,
     MODELS,
     ModelSizes,
     PatchedMetric,
+    axes,
     find_sites,
     load_model,
     measure_rate,
     model_sizes,
     pass_flops,
     passes,
-    patched_metric,
     plan,
     reference_pair,
 )
 from hvp_utils.__main__ import app
+from hvp_utils.components import COMPONENT_KINDS, NODE_KINDS
 from hvp_utils.estimators.names import find
+from hvp_utils.prompt_batch import PromptBatch
+from hvp_utils.suffix_run import SuffixRun
 from hvp_utils.sweeps import SWEPT
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -90,7 +92,7 @@ def test_other_models_must_be_within_reach(tmp_path):
 
 
 @each_architecture
-@pytest.mark.parametrize("components", [*COMPONENT_KINDS, "neurons_pre:2", "neurons_post:5"])
+@pytest.mark.parametrize("components", [*NODE_KINDS, "neurons_pre:2", "neurons_post:5"])
 def test_components_are_counted_as_they_are_found(components, architecture):
     bridge = tiny_model(architecture)
     sites = find_sites(bridge, components, range(3, 8))
@@ -114,9 +116,10 @@ def test_components_that_cannot_be_patched_cannot_be_planned(components):
 def what_runs(M, estimator, monkeypatch):
     """The passes that an estimator makes on M, told from the calls it makes."""
     found, rows, products = Counter(), [], []
-    along_axes, gradient, traced = M.along_axes, M.gradient, M.traced
+    along_axes, gradient = M.along_axes, M.gradient
     gradient_and_hessian, hessian_delta = M.gradient_and_hessian, M.hessian_delta
-    logits, batched = M.run.logits, patched_metric._batched_derivative
+    traced, gradients_at = PromptBatch.traced, PromptBatch.gradients_at
+    logits, batched = SuffixRun.logits, axes.batched_derivative
 
     def spy_along_axes(t=0.0, order=2, components=None):
         m = M.n if components is None else len(components)
@@ -133,13 +136,18 @@ def what_runs(M, estimator, monkeypatch):
         return along_axes(t, order, components)
 
     def spy_gradient(alpha=None):
-        found["gradient"] += 1
-        found["gradient_row"] += 0 if alpha is None else alpha.numel() // M.n - 1
+        if alpha is not None:
+            found["gradient"] += 1
+            found["gradient_row"] += alpha.numel() // M.n - 1
         return gradient(alpha)
 
-    def spy_traced(*args, **kwargs):
-        found["gradient"] += 1
-        return traced(*args, **kwargs)
+    def spy_traced(batch, rows, *args, **kwargs):
+        found["gradient"] += len(rows)
+        return traced(batch, rows, *args, **kwargs)
+
+    def spy_gradients_at(batch, hooks, rows, *args, **kwargs):
+        found["gradient"] += len(rows)
+        return gradients_at(batch, hooks, rows, *args, **kwargs)
 
     def spy_gradient_and_hessian(alpha=None):
         slopes, product = gradient_and_hessian(alpha)
@@ -155,19 +163,21 @@ def what_runs(M, estimator, monkeypatch):
         found["curvature_on_path"] += M.n if components is None else len(components)
         return hessian_delta(t, components)
 
-    def spy_logits(patches, entering):
+    def spy_logits(run, patches, entering, *rest):
         rows.append(sum(entering.values()) or 1)
-        return logits(patches, entering)
+        return logits(run, patches, entering, *rest)
 
     def spy_batched(values, by, directions):
         products.append(len(directions[0]))
         return batched(values, by, directions)
 
     with monkeypatch.context() as patch:
-        for name in ("along_axes", "gradient", "traced", "gradient_and_hessian", "hessian_delta"):
+        for name in ("along_axes", "gradient", "gradient_and_hessian", "hessian_delta"):
             patch.setattr(M, name, locals()[f"spy_{name}"])
-        patch.setattr(M.run, "logits", spy_logits)
-        patch.setattr(patched_metric, "_batched_derivative", spy_batched)
+        for name in ("traced", "gradients_at"):
+            patch.setattr(PromptBatch, name, locals()[f"spy_{name}"])
+        patch.setattr(SuffixRun, "logits", spy_logits)
+        patch.setattr(axes, "batched_derivative", spy_batched)
         find(estimator, SWEPT)(M)
     # Whatever goes through the model and is differentiated is accounted for above.
     differentiated = ("gradient", "gradient_row", "slope_on_path", "curvature_on_path", "third")
@@ -192,18 +202,37 @@ WITH_PARAMETERS = (
     "hessian_eigenvalues",
     "row_norms",
     "row_norms:5",
+    "local_sketched_hvp:4",
+    "eap_ig:3:left",
+    "eap_ig:2:trapezoid:activations",
+    "eap_gp:2",
 )
 
 
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, *WITH_PARAMETERS])
 def test_a_plan_does_not_lie(estimator, monkeypatch):
     """On every position and only there, so that every component differs between the prompts."""
-    components = "neurons_pre" if estimator == "local_curvature" else "heads"
+    components = "neurons_pre" if estimator.startswith("local") else "heads"
     if estimator == "sketched_hvp:11":
         components = "mlp_out"
+    if estimator.startswith("eap"):
+        components = "edges"
     M = PatchedMetric(tiny_model("llama"), tiny_pair(), components)
     expected = passes(estimator, M.n, 3, components)
-    assert what_runs(M, estimator, monkeypatch) == expected
+    found = what_runs(M, estimator, monkeypatch)
+    if estimator.startswith("eap_gp"):  # takes the gradients that make the path by itself
+        path = found["forward"] - expected["forward"]
+        found |= {"gradient": found["gradient"] + path, "forward": found["forward"] - path}
+    assert found == expected
+
+
+def test_edges_are_counted_as_they_are_found():
+    for architecture in ARCHITECTURES:
+        M = PatchedMetric(tiny_model(architecture), tiny_pair(), "edges")
+        assert ModelSizes.of(tiny_model(architecture)).n_components("edges", 5) == M.n
+    assert model_sizes("smollm2-135m").n_components("edges", 5) == 123_211
+    assert model_sizes("gemma-3-270m").n_components("edges", 5) == 10_342
+    assert model_sizes("gpt2").n_components("edges", 5) == 32_491
 
 
 @pytest.mark.parametrize("components", ("queries", "keys", "values", "resid"))
@@ -221,7 +250,7 @@ def test_what_cannot_be_run_cannot_be_planned():
         assert str(here.value) == str(refused.value)
     M = PatchedMetric(tiny_model("llama"), tiny_pair())
     for name in ("sketched_hvp:5", "sketched_hvp:2", "integrated_gradients:1:trapezoid",
-                 "local_curvature", "row_norms:1"):  # fmt: skip
+                 "local_curvature", "row_norms:1", "eap_ig", "eap_gp:3"):  # fmt: skip
         with pytest.raises(ValueError):
             find(name, SWEPT)(M)
         with pytest.raises(ValueError):
@@ -470,9 +499,7 @@ def test_neurons_are_those_before_the_activation_function(command):
 
 def test_the_rate_is_measured_where_it_is_not_given(command, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "hvp_utils.__main__.measure_rate", lambda *args: asked.append(args) or 123e9
-    )
+    monkeypatch.setattr("hvp_utils.measure_rate", lambda *args: asked.append(args) or 123e9)
     done = command("--model", "gpt2", "--device", "cpu")
     assert done.exit_code == 0 and "Measured rate: 1.2e+11 FLOP/s" in done.output
     assert asked == [("cpu", 768, 3072)]

@@ -81,7 +81,7 @@ class KnownMetric:
 
     def __init__(self, paths):
         self.paths, self.n = paths, len(paths)
-        self.base = 0.0
+        self.base, self.prompt_dims = 0.0, ()
         self.delta_norm = tensor(*(abs(path.delta) for path in paths))
         self.L_H = tensor(*(path.steepest for path in paths)) / self.delta_norm**3
 
@@ -94,6 +94,9 @@ class KnownMetric:
         ]
         start = tensor(*(self.paths[c].derivative(0, 0.0) for c in which))
         return AxisDerivatives(tensor(*rows[0]) - start, *(tensor(*row) for row in rows[1:]))
+
+    def effects(self, values):
+        return values - self.base
 
     def gradient(self):
         return self.along_axes(0.0, 1).slope

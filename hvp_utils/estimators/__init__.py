@@ -5,8 +5,9 @@ the estimated change of the metric when that component alone is patched, g_c(1) 
 ``components`` (indices), they work only on those and return one number for each.
 """
 
+from .edges import eap_gp, eap_ig
 from .integrals import QUADRATURES, integrated_gradients, integrated_hessians
-from .local import local_curvature, local_quadratic_term
+from .local import local_curvature, local_quadratic_term, local_sketched_hvp
 from .names import ESTIMATORS, find_estimator
 from .other_gradients import atp_star, gim, relp
 from .taylor import (
@@ -29,6 +30,8 @@ __all__ = [
     "activation_patching",
     "atp_star",
     "attribution_patching",
+    "eap_gp",
+    "eap_ig",
     "find_estimator",
     "finite_difference_hvp",
     "gauss_newton",
@@ -38,6 +41,7 @@ __all__ = [
     "integrated_hessians",
     "local_curvature",
     "local_quadratic_term",
+    "local_sketched_hvp",
     "ms_hvp",
     "ms_hvp_median",
     "quadratic_term",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
-Components = Int[Tensor, " m"] | None
+Components = Int[Tensor, "*prompt m"] | None
 
 
 def require_whole(n_steps: int) -> int:
@@ -23,12 +23,21 @@ def require_whole(n_steps: int) -> int:
 def along_path(
     M: PatchedMetric, t: Float[Tensor, " k"], order: Literal[1, 2], components: Components
 ) -> AxisDerivatives:
-    """Derivatives of every component's g_c at the same points: each field is ``[k, m]``."""
+    """Derivatives of every component's g_c at the same points: each field is ``[k, ..., m]``."""
     which = torch.arange(M.n) if components is None else torch.as_tensor(components)
-    g = M.along_axes(t.repeat_interleave(len(which)), order, which.repeat(len(t)))
-    return AxisDerivatives(*(d if d is None else d.reshape(len(t), len(which)) for d in g))
+    k, m = len(t), which.shape[-1]
+    if not k:
+        nothing = torch.zeros(0, *M.prompt_dims, m).to(M.delta_norm)
+        return AxisDerivatives(*([nothing] * (order + 1)))
+    g = M.along_axes(t.repeat_interleave(m), order, torch.cat([which] * k, dim=-1))
+    return AxisDerivatives(*(d if d is None else d.unflatten(-1, (k, m)).movedim(-2, 0) for d in g))
 
 
-def only(values: Float[Tensor, " n"], components: Components) -> Float[Tensor, " m"]:
+def only(values: Float[Tensor, "*prompt n"], components: Components) -> Float[Tensor, "*prompt m"]:
     """The values of some components; all by default."""
-    return values if components is None else values[torch.as_tensor(components)]
+    if components is None:
+        return values
+    components = torch.as_tensor(components, device=values.device)
+    if components.ndim == 1:
+        return values[..., components]
+    return values.gather(-1, components)  # each prompt has its own

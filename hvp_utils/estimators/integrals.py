@@ -44,9 +44,9 @@ def integrated_gradients(
     Raises:
         ValueError: An unknown method, or fewer points than it needs.
     """
-    t, weights = _quadrature(n_steps, method)
+    t, weights = quadrature(n_steps, method)
     slopes = along_path(M, t, 1, components).slope
-    estimate = weights.to(slopes) @ slopes
+    estimate = torch.tensordot(weights.to(slopes), slopes, 1)
     if not return_convergence_delta:
         return estimate
     return estimate, estimate - activation_patching(M, components)
@@ -86,7 +86,7 @@ def integrated_hessians(
             f'scheme must be "path" or "grid" and part "pairwise" or "complete", not {scheme!r} '
             f"and {part!r}."
         )
-    t, weights = _quadrature(n_steps, method)
+    t, weights = quadrature(n_steps, method)
     if scheme == "grid":
         s, weights = torch.outer(t, t).flatten(), torch.outer(weights, weights).flatten()
     else:
@@ -97,14 +97,14 @@ def integrated_hessians(
     s, place = s.round(decimals=14).unique(return_inverse=True)
     weights = torch.zeros_like(s).index_add(0, place, weights)
     g = along_path(M, s, 2, components)
-    pairwise = (weights * s).to(g.curvature) @ g.curvature
+    pairwise = torch.tensordot((weights * s).to(g.curvature), g.curvature, 1)
     if part == "pairwise":
         return attribution_patching(M, components) + pairwise
-    return weights.to(g.slope) @ g.slope + pairwise
+    return torch.tensordot(weights.to(g.slope), g.slope, 1) + pairwise
 
 
-def _quadrature(n: int, method: str) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Nodes and weights on [0, 1]."""
+def quadrature(n: int, method: str) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Points and weights of a rule on [0, 1]; the weights add up to 1."""
     if method not in QUADRATURES:
         raise ValueError(f"Unknown method {method!r}. Known: {', '.join(QUADRATURES)}.")
     if method == "trapezoid" and require_whole(n) < 2:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hvp_utils.backward_rules import NONLINEARITIES
 
+from .edges import eap_gp, eap_ig
 from .integrals import QUADRATURES, integrated_gradients, integrated_hessians
-from .local import local_curvature
+from .local import local_curvature, local_sketched_hvp
 from .other_gradients import atp_star, gim, relp
 from .taylor import (
     activation_patching,
@@ -42,6 +43,7 @@ ESTIMATORS: Named = {
     "gauss_newton": (gauss_newton, {}),
     "quadratic_without": (quadratic_without, {"kinds": NONLINEARITIES}),
     "local_curvature": (local_curvature, {}),
+    "local_sketched_hvp": (local_sketched_hvp, {"n_matvecs": int, "seed": int}),
     "integrated_gradients": (integrated_gradients, {"n_steps": int, "method": QUADRATURES}),
     "integrated_hessians": (
         integrated_hessians,
@@ -55,6 +57,11 @@ ESTIMATORS: Named = {
     "gim": (gim, {}),
     "relp": (relp, {}),
     "atp_star": (atp_star, {}),
+    "eap_ig": (
+        eap_ig,
+        {"n_steps": int, "method": QUADRATURES, "where": ("inputs", "activations")},
+    ),
+    "eap_gp": (eap_gp, {"n_steps": int}),
 }
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hvp_utils.backward_rules import changed_backward, drop_layer, gim_rules, relp_rules
 from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.prompt_batch import PromptBatch
+from hvp_utils.suffix_run import Rows
 
 from .common import Components, only
 from .taylor import attribution_patching
@@ -59,72 +61,85 @@ def atp_star(
     Raises:
         ValueError: GradDrop on a model of one layer.
     """
-    fixed = qk_fix and M.components in ("queries", "keys")
-    estimate = _pattern_fix(M) if fixed else M.gradient
-    if not grad_drop:
-        return only(estimate(), components)
     n_layers = M.model.cfg.n_layers
-    if n_layers < 2:
+    if grad_drop and n_layers < 2:
         raise ValueError("GradDrop averages over the layers but one; this model has only one.")
-    total = torch.zeros_like(M.delta_norm)
-    for layer in range(n_layers):
-        with changed_backward(M.model, drop_layer(layer)):
-            total += estimate().abs()
-    return only(total / (n_layers - 1), components)
+
+    def of_batch(batch: PromptBatch, rows: Rows) -> Float[Tensor, "rows n"]:
+        def slopes() -> Float[Tensor, "rows n"]:
+            return batch.slopes_at_base(rows)
+
+        fixed = qk_fix and M.components in ("queries", "keys")
+        estimate = _pattern_fix(batch, rows, M.components) if fixed else slopes
+        if not grad_drop:
+            return estimate()
+        total = 0.0
+        for layer in range(n_layers):
+            with changed_backward(M.model, drop_layer(layer)):
+                total = total + estimate().abs()
+        return total / (n_layers - 1)
+
+    return only(M.of_prompts(of_batch), components)
 
 
-def _pattern_fix(M: PatchedMetric) -> Callable[[], Float[Tensor, " n"]]:
+def _pattern_fix(
+    batch: PromptBatch, rows: Rows, components: str
+) -> Callable[[], Float[Tensor, "rows n"]]:
     """Estimates for queries or keys that are linear from the attention pattern on.
 
     The patterns under the patches take one run, with all components patched at once: a query
     changes its own row of the pattern only, a key its own column of the scores. The gradient at
     the patterns is taken anew at each call of the result.
     """
-    attention = [site.hook.rpartition(".")[0] for site in M.sites]
+    nodes = batch.patches
+    attention = [site.hook.rpartition(".")[0] for site in nodes.sites]
     patterns = [f"{name}.hook_pattern" for name in attention]
     scores = [f"{name}.hook_attn_scores" for name in attention]
-    _, base = M.run.unpatched([*patterns, *scores])
+    base: dict[str, Tensor] = {}
     patched: dict[str, Tensor] = {}
 
-    def keep(hook: str) -> Callable[[Tensor], Tensor]:
+    def keep(where: dict[str, Tensor], hook: str) -> Callable[[Tensor], Tensor]:
         def record(live: Tensor) -> Tensor:
-            patched[hook] = live[0]
+            where[hook] = live
             # Handing on the base pattern keeps every later layer's input as it was.
-            return base[hook][None] if hook in patterns else live
+            return base[hook] if hook in patterns else live
 
         return record
 
     moves = {
-        site.hook: lambda live, delta=delta: live + delta
-        for site, delta in zip(M.sites, M.deltas, strict=True)
+        site.hook: lambda live, delta=delta: live + rows.of(delta)
+        for site, delta in zip(nodes.sites, nodes.deltas, strict=True)
     }
+    whole = {0: len(rows)}
     with torch.no_grad():
-        M.run.logits(moves | {hook: keep(hook) for hook in [*patterns, *scores]}, {})
+        batch.run.logits({hook: keep(base, hook) for hook in [*patterns, *scores]}, whole, rows)
+        changes = {hook: keep(patched, hook) for hook in [*patterns, *scores]}
+        batch.run.logits(moves | changes, whole, rows)
 
-    def estimates() -> Float[Tensor, " n"]:
-        _, value, seen = M.traced(hooks=patterns)
+    def estimates() -> Float[Tensor, "rows n"]:
+        _, values, seen = batch.traced(rows, hooks=patterns)
         at = [seen[hook] for hook in patterns]
         # A pattern that nothing reads, as when its layer is dropped, has gradient 0.
-        gradients = torch.autograd.grad(value, at, materialize_grads=True)
+        gradients = torch.autograd.grad(values.sum(), at, materialize_grads=True)
         parts = []
-        for G, pattern, score, site in zip(gradients, patterns, scores, M.sites, strict=True):
-            if M.components == "queries":
-                effects = ((patched[pattern] - base[pattern]) * G[0]).sum(-1)
+        for G, pattern, score, site in zip(gradients, patterns, scores, nodes.sites, strict=True):
+            if components == "queries":
+                effects = ((patched[pattern] - base[pattern]) * G).sum(-1)
             else:
-                effects = _key_effects(base[pattern], patched[score] - base[score], G[0])
-                effects = effects[:, -M.n_run :]  # earlier keys are the same in both runs
-                effects = effects.unflatten(0, (site.shape[1], -1)).sum(1)  # heads that share it
-            parts.append(effects.T.flatten())  # position by position, as the labels go
-        return torch.cat(parts)
+                effects = _key_effects(base[pattern], patched[score] - base[score], G)
+                effects = effects[..., -batch.n_run :]  # earlier keys are the same in both runs
+                effects = effects.unflatten(1, (site.shape[1], -1)).sum(2)  # heads that share it
+            parts.append(effects.mT.flatten(1))  # position by position, as the labels go
+        return torch.cat(parts, dim=1)
 
     return estimates
 
 
 def _key_effects(
-    p: Float[Tensor, "head query key"],
-    change: Float[Tensor, "head query key"],
-    G: Float[Tensor, "head query key"],
-) -> Float[Tensor, "head key"]:
+    p: Float[Tensor, "rows head query key"],
+    change: Float[Tensor, "rows head query key"],
+    G: Float[Tensor, "rows head query key"],
+) -> Float[Tensor, "rows head key"]:
     """Effect of patching one key at a time, given the change of its scores.
 
     With one score of a row changed by s, its probability p becomes p e^s / (1 + p (e^s - 1)), and
@@ -135,4 +150,4 @@ def _key_effects(
     m = torch.expm1(-change.abs())
     gain = torch.where(change > 0, -p * m / (1 + m - p * m), p * m / (1 + p * m))
     others = (p * G).sum(-1, keepdim=True)
-    return (gain * (G - others)).sum(1)
+    return (gain * (G - others)).sum(-2)

@@ -22,7 +22,7 @@ def activation_patching(M: PatchedMetric, components: Components = None) -> Floa
     Source:
         Vig et al. (2020), Meng et al. (2022); the ground truth of Zhang & Wang (2026), section 3.1.
     """
-    return M.along_axes(1.0, order=0, components=components).value - M.base
+    return M.effects(M.along_axes(1.0, order=0, components=components).value)
 
 
 def attribution_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:

@@ -1,13 +1,14 @@
-"""What can be patched: heads, queries, keys, values, MLP outputs, residual stream, neurons.
+"""Nodes of a network: heads, queries, keys, values, MLP outputs, residual stream, neurons.
 
-A *component* is a slice of one activation tensor. The tensors are named by their TransformerLens
-hook; each holds several components, laid out along some of its dimensions (heads, positions or
-neurons) or filling it whole (MLP outputs). That layout is all the rest of the package needs.
+A *node* is a slice of one activation tensor. The tensors are named by their TransformerLens hook;
+each holds several nodes, laid out along some of its dimensions (heads, positions or neurons) or
+filling it whole (MLP outputs). A patch adds strength times difference, whatever else is patched.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,12 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-__all__ = ["COMPONENT_KINDS", "Site", "find_sites"]
+from hvp_utils.suffix_run import Patch, Rows
+
+from .patches import Patches
+
+__all__ = ["NODE_KINDS", "NodePatches", "Site", "find_sites"]
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One activation tensor and the components it holds.
+    """One activation tensor and the nodes it holds.
 
     Attributes:
         hook: TransformerLens hook name; the activation there is ``[batch, pos, *rest]``.
@@ -45,10 +50,48 @@ class Site:
             alpha = full.index_copy(1, self.chosen.to(alpha.device), alpha)
         return alpha.reshape(len(alpha), *self.shape)
 
-    def norms(self, delta: Float[Tensor, "pos ..."]) -> Float[Tensor, " n"]:
+    def norms(self, delta: Float[Tensor, "*prompt pos ..."]) -> Float[Tensor, "*prompt n"]:
         """Euclidean norm of each component's activation difference."""
-        squares = delta.square().sum_to_size(self.shape).reshape(-1)
-        return (squares if self.chosen is None else squares[self.chosen.to(delta.device)]).sqrt()
+        prompts = delta.shape[: delta.ndim - len(self.shape)]
+        squares = delta.square().sum_to_size(*prompts, *self.shape).reshape(*prompts, -1)
+        chosen = slice(None) if self.chosen is None else self.chosen.to(delta.device)
+        return squares[..., chosen].sqrt()
+
+
+class NodePatches(Patches):
+    """Patches of nodes between two runs of some prompts.
+
+    Args:
+        sites: The activation tensors that hold them, in layer order.
+        base: Activations of the base run at their hooks, ``[prompt, pos, *rest]``.
+        other: Those of the other run.
+
+    Attributes:
+        sites: As given.
+        deltas: For each site the difference of its activation, ``[prompt, pos, *rest]``.
+    """
+
+    def __init__(
+        self, sites: tuple[Site, ...], base: Mapping[str, Tensor], other: Mapping[str, Tensor]
+    ):
+        self.sites = sites
+        self.deltas = [other[site.hook] - base[site.hook] for site in sites]
+        self.labels = tuple(label for site in sites for label in site.labels)
+        self.sizes = [len(site.labels) for site in sites]
+        self.site_layers = [site.layer for site in sites]
+        norms = [site.norms(delta) for site, delta in zip(sites, self.deltas, strict=True)]
+        self.delta_norm = torch.cat(norms, dim=1)
+
+    def patch(self, strengths: Mapping[int, Tensor], rows: Rows) -> dict[str, Patch]:
+        """See ``Patches``: live activations plus strength times difference."""
+
+        def shift(i: int) -> Patch:
+            site, delta, strength = self.sites[i], self.deltas[i], strengths[i]
+            return lambda live: (
+                live + site.spread(strength[: len(live)]) * rows.of(delta, len(live))
+            )
+
+        return {self.sites[i].hook: shift(i) for i in strengths}
 
 
 def _heads(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
@@ -85,9 +128,9 @@ def _neurons(bridge: TransformerBridge, layer: int, positions: range, chosen, ho
     return Site(f"blocks.{layer}.mlp.{hook}", layer, labels, (1, bridge.cfg.d_mlp), chosen)
 
 
-#: Component kinds by name. Heads, MLP outputs and neurons are patched at all positions together,
+#: Kinds of nodes by name. Heads, MLP outputs and neurons are patched at all positions together,
 #: the others position by position.
-COMPONENT_KINDS = {
+NODE_KINDS = {
     "heads": _heads,
     "queries": partial(_attention_input, hook="hook_q"),
     "keys": partial(_attention_input, hook="hook_k"),
@@ -102,7 +145,7 @@ COMPONENT_KINDS = {
 def find_sites(
     bridge: TransformerBridge, components: str, positions: range, seed: int = 0
 ) -> tuple[Site, ...]:
-    """The activation tensors of a component kind, in layer order.
+    """The activation tensors of a kind of node, in layer order.
 
     Args:
         bridge: The model.
@@ -120,9 +163,9 @@ def find_sites(
         ValueError: Unknown kind, or more neurons asked for than a layer has.
     """
     kind, _, count = components.partition(":")
-    if kind not in COMPONENT_KINDS:
+    if kind not in NODE_KINDS:
         raise ValueError(
-            f"Unknown components {components!r}. Known kinds: {', '.join(COMPONENT_KINDS)}; "
+            f"Unknown components {components!r}. Known kinds: {', '.join(NODE_KINDS)}, edges; "
             'neurons can be sampled, as in "neurons_pre:256" (256 per layer).'
         )
     if count and not kind.startswith("neurons"):
@@ -133,13 +176,14 @@ def find_sites(
             f"{bridge.cfg.d_mlp}, the width of this model's MLPs."
         )
     generator = torch.Generator().manual_seed(seed)
+    known = bridge.hook_dict  # made anew each time it is asked for
     sites = []
     for layer in range(bridge.cfg.n_layers):
         chosen = None
         if count:
             chosen = torch.randperm(bridge.cfg.d_mlp, generator=generator)[: int(count)].sort()[0]
-        site = COMPONENT_KINDS[kind](bridge, layer, positions, chosen)
-        if site.hook not in bridge.hook_dict:
+        site = NODE_KINDS[kind](bridge, layer, positions, chosen)
+        if site.hook not in known:
             raise ValueError(f"This model has no hook {site.hook!r}, which {kind!r} needs.")
         sites.append(site)
     return tuple(sites)

@@ -1,0 +1,452 @@
+"""Edges of a network: from each writer of the residual stream to each of its later readers.
+
+*Writers* are the embedding, every head and every MLP. *Readers* are the query, key and value inputs
+of every query head, every MLP, and the logits. Patched with strength alpha_uv, the edge from u to v
+adds to the input of v what u has written in the other run less what it writes in this one:
+
+    in_v + sum over u of alpha_uv (z_u(other run) - z_u(live)).
+
+``live`` matters: with all strengths 1 every input is that of the other run, so M(1, ..., 1) is the
+metric of the other run. On an axis nothing before the reader changes, so ``live`` is the base run,
+and the change is alpha_uv times a fixed difference.
+
+Where the sum of the heads passes through a norm before it reaches the stream (Gemma), what head h
+contributes to a reader is PN(s + alpha_hv delta_h) - PN(s), with s the live sum.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from hvp_utils.models import as_bridge
+from hvp_utils.suffix_run import Patch, Rows, full_precision
+
+from .patches import Patches
+
+__all__ = ["EdgeGraph", "EdgePatches", "edge_graph", "edge_model"]
+
+
+@dataclass(frozen=True)
+class Writers:
+    """Writers that one hook shows: the embedding, the heads of a layer, or its MLP."""
+
+    hook: str
+    layer: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Readers that one hook shows, and how many writers come before them."""
+
+    hook: str
+    layer: int
+    labels: tuple[str, ...]
+    n_writers: int
+
+
+@dataclass(frozen=True)
+class EdgeGraph:
+    """Who writes to the residual stream and who reads it, in the order of the network.
+
+    Attributes:
+        writers: Groups of writers.
+        readers: Groups of readers. Edges are numbered reader by reader: the first group's edges
+            first, among them those from the first writer to each reader of the group, and so on.
+    """
+
+    writers: tuple[Writers, ...]
+    readers: tuple[Readers, ...]
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges."""
+        return sum(r.n_writers * len(r.labels) for r in self.readers)
+
+    @cached_property
+    def writer_labels(self) -> tuple[str, ...]:
+        """Labels of all writers: ``embed``, ``L0H0``, ..., ``L0.mlp``, ..."""
+        return tuple(label for group in self.writers for label in group.labels)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of all edges, such as ``L4H11->L9H9.q`` or ``embed->L0.mlp``."""
+        return tuple(
+            f"{writer}->{reader}"
+            for group in self.readers
+            for writer in self.writer_labels[: group.n_writers]
+            for reader in group.labels
+        )
+
+
+def edge_graph(n_layers: int, n_heads: int, parallel: bool = False) -> EdgeGraph:
+    """The graph of a transformer of some shape.
+
+    Args:
+        n_layers: Number of blocks.
+        n_heads: Query heads of a block. Keys and values count once for each of them, shared or not.
+        parallel: Whether attention and MLP of a block read the same stream (GPT-NeoX), so that no
+            edge leads from one to the other.
+    """
+    writers, readers, n = [Writers("blocks.0.hook_in", 0, ("embed",))], [], 1
+    for layer in range(n_layers):
+        block, heads = f"blocks.{layer}", tuple(f"L{layer}H{h}" for h in range(n_heads))
+        for part in "qkv":
+            labels = tuple(f"{head}.{part}" for head in heads)
+            readers.append(Readers(f"{block}.attn.hook_{part}_input", layer, labels, n))
+        mlp = (f"L{layer}.mlp",)
+        before_mlp = n if parallel else n + n_heads
+        readers.append(Readers(f"{block}.hook_mlp_in", layer, mlp, before_mlp))
+        writers.append(Writers(f"{block}.attn.hook_result", layer, heads))
+        writers.append(Writers(f"{block}.hook_mlp_out", layer, mlp))
+        n += n_heads + 1
+    last = n_layers - 1
+    readers.append(Readers(f"blocks.{last}.hook_resid_post", last, ("logits",), n))
+    return EdgeGraph(tuple(writers), tuple(readers))
+
+
+class EdgePatches(Patches):
+    """Patches of all edges between two runs of some prompts.
+
+    Args:
+        bridge: What ``edge_model`` gives.
+        base: Activations of the base run at ``hooks(bridge)``, ``[prompt, pos, *rest]``.
+        other: Those of the other run.
+
+    Attributes:
+        graph: The graph.
+        difference: What each writer writes in the other run less what it writes in the base run,
+            ``[prompt, writer, pos, d_model]``.
+        tangent: The same as it reaches the residual stream, to first order: behind a norm after
+            the heads where there is one.
+    """
+
+    one_run_at_base = False
+
+    def __init__(
+        self, bridge: TransformerBridge, base: Mapping[str, Tensor], other: Mapping[str, Tensor]
+    ):
+        self.graph = _graph_of(bridge)
+        self._norms, self._dtype = _norms_after_heads(bridge), bridge.original_model.dtype
+        self._other = [_writers_first(other[group.hook]) for group in self.graph.writers]
+        fixed = [_writers_first(base[group.hook]) for group in self.graph.writers]
+        self.difference = torch.cat(
+            [there - here for there, here in zip(self._other, fixed, strict=True)], dim=1
+        )
+        self._sums = {layer: base[_sum_hook(layer)] for layer in self._norms}
+        self.tangent = self._tangent()
+        # Where each group's writers stand among all.
+        stops = torch.tensor([len(group.labels) for group in self.graph.writers]).cumsum(0).tolist()
+        self._spans = [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
+        self.labels = self.graph.labels
+        self.sizes = [group.n_writers * len(group.labels) for group in self.graph.readers]
+        self.site_layers = [group.layer for group in self.graph.readers]
+        norms = self.difference.flatten(2).norm(dim=-1)
+        self.delta_norm = torch.cat(
+            [
+                norms[:, : group.n_writers].repeat_interleave(len(group.labels), dim=1)
+                for group in self.graph.readers
+            ],
+            dim=1,
+        )
+
+    @staticmethod
+    def hooks(bridge: TransformerBridge) -> list[str]:
+        """Where activations of both runs are needed."""
+        sums = [_sum_hook(layer) for layer in _norms_after_heads(bridge)]
+        return [group.hook for group in _graph_of(bridge).writers] + sums
+
+    # --- at any point ---------------------------------------------------------------------------
+
+    def patch(self, strengths: Mapping[int, Tensor], rows: Rows) -> dict[str, Patch]:
+        """See ``Patches``: writers are watched, and readers get what their edges add."""
+        live = _Live(self, rows)
+        patches = {group.hook: live.watch(j) for j, group in enumerate(self.graph.writers)}
+        patches |= {_sum_hook(layer): live.watch_sum(layer) for layer in self._norms}
+
+        def shift(i: int) -> Patch:
+            group = self.graph.readers[i]
+            alpha = strengths[i].unflatten(1, (group.n_writers, len(group.labels)))
+
+            def add(x: Tensor) -> Tensor:
+                added = live.added(alpha[: len(x)])  # [rows, readers, pos, d_model]
+                return x + (added.transpose(1, 2) if x.ndim == 4 else added[:, 0])
+
+            return add
+
+        for i in strengths:
+            hook = self.graph.readers[i].hook
+            patches[hook] = _after(patches[hook], shift(i)) if hook in patches else shift(i)
+        return patches
+
+    def patch_on_axes(
+        self,
+        places: Mapping[int, tuple[Int[Tensor, " k"], Int[Tensor, " k"]]],
+        t: Float[Tensor, " rows"],
+        rows: Rows,
+    ) -> dict[str, Patch]:
+        """See ``Patches``: up to a row's reader all is as in the base run, so none is watched."""
+
+        def shift(i: int) -> Patch:
+            row, column = places[i]
+            n_readers = len(self.graph.readers[i].labels)
+            writer = torch.div(column, n_readers, rounding_mode="floor")
+            added = self.contributions(writer, t[row], rows.prompts[row.cpu()])
+
+            def add(x: Tensor) -> Tensor:
+                if x.ndim == 3:
+                    return x.index_put((row,), added, accumulate=True)
+                blank = torch.zeros_like(x)
+                at = (row, slice(None), column % n_readers)
+                return x + blank.transpose(1, 2).index_put(at[::2], added).transpose(1, 2)
+
+            return add
+
+        return {self.graph.readers[i].hook: shift(i) for i in places}
+
+    def contributions(
+        self,
+        writers: Int[Tensor, " k"],
+        t: Float[Tensor, " k"],
+        prompts: Int[Tensor, " k"],
+    ) -> Float[Tensor, "k pos d_model"]:
+        """What writers add to a reader when one edge of theirs has strength t, all else at rest."""
+        moved = t[:, None, None] * self.difference[prompts.to(writers.device), writers]
+        if not self._norms:
+            return moved
+        parts = torch.empty_like(moved)
+        group = torch.searchsorted(
+            torch.tensor([span.stop for span in self._spans]), writers.cpu(), right=True
+        )
+        pieces = []
+        for j in group.unique().tolist():
+            of_group = (group == j).nonzero()[:, 0].to(moved.device)
+            piece = moved[of_group]
+            if (norm := self._norm_after(j)) is not None:
+                s = self._sums[self.graph.writers[j].layer][prompts[of_group.cpu()]]
+                with full_precision(self._dtype):
+                    piece = norm(s + piece) - norm(s)
+            pieces.append((of_group, piece))
+        for of_group, piece in pieces:
+            parts = parts.index_put((of_group,), piece)
+        return parts
+
+    def move_writers(self, j: int, t: float, rows: Rows) -> dict[str, Patch]:
+        """The writers of one group moved by t of the way to the other run, and all after them."""
+        group = self.graph.writers[j]
+        shift = t * self.difference[:, self._spans[j]]
+        return {
+            group.hook: lambda live: (
+                live + rows.of(shift.transpose(1, 2) if live.ndim == 4 else shift[:, 0])
+            )
+        }
+
+    # --- at the base run, to first order --------------------------------------------------------
+
+    def slopes(
+        self, gradients: Mapping[str, Float[Tensor, "rows pos ..."]], rows: Rows
+    ) -> Float[Tensor, "rows n"]:
+        """Slopes of all edges at 0 from gradients at the readers' inputs, by hook.
+
+        Source:
+            Edge attribution patching: Syed et al. (2023).
+        """
+        parts = []
+        for group in self.graph.readers:
+            G = gradients[group.hook]
+            G = G.transpose(1, 2) if G.ndim == 4 else G[:, None]
+            written = rows.of(self.tangent[:, : group.n_writers])
+            parts.append((written.flatten(2) @ G.flatten(2).mT).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def _tangent(self) -> Float[Tensor, "prompt writer pos d_model"]:
+        if not self._norms:
+            return self.difference
+        parts, start = [], 0
+        for j, group in enumerate(self.graph.writers):
+            part = self.difference[:, start : start + len(group.labels)]
+            start += len(group.labels)
+            if (norm := self._norm_after(j)) is not None:
+                s = self._sums[group.layer][:, None].expand_as(part).contiguous()
+                with full_precision(self._dtype):
+                    part = torch.func.jvp(norm, (s,), (part.contiguous(),))[1]
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+    def _norm_after(self, j: int) -> nn.Module | None:
+        group = self.graph.writers[j]
+        return self._norms.get(group.layer) if group.hook.endswith("hook_result") else None
+
+
+class _Live:
+    """What writers write during one batch of runs, against the other run."""
+
+    def __init__(self, edges: EdgePatches, rows: Rows):
+        self._edges, self._rows = edges, rows
+        self._differences: dict[int, Float[Tensor, "rows writer pos d_model"]] = {}
+        self._sums: dict[int, Float[Tensor, "rows pos d_model"]] = {}
+        self._stacked: tuple[tuple[int, int], Tensor] | None = None
+
+    def watch(self, j: int) -> Patch:
+        def record(x: Tensor) -> Tensor:
+            other = self._rows.of(self._edges._other[j], len(x))
+            self._differences[j] = other - _writers_first(x)
+            return x
+
+        return record
+
+    def watch_sum(self, layer: int) -> Patch:
+        def record(x: Tensor) -> Tensor:
+            self._sums[layer] = x
+            return x
+
+        return record
+
+    def added(self, alpha: Float[Tensor, "rows n_writers n_readers"]):
+        """What all edges into some readers add to their inputs, ``[rows, reader, pos, d]``."""
+        n_rows, n_writers = alpha.shape[:2]
+        spans = self._edges._spans
+        groups = [j for j, span in enumerate(spans) if span.stop <= n_writers]
+        behind = [j for j in groups if self._edges._norm_after(j) is not None]
+        direct = [j for j in groups if j not in behind]
+        weights = alpha
+        if behind:
+            weights = torch.cat([alpha[:, spans[j]] for j in direct], dim=1)
+        # Queries, keys and values of a layer read the same writers: stacked once.
+        if self._stacked is None or self._stacked[0] != (n_rows, n_writers):
+            stack = torch.cat([self._difference(j, n_rows) for j in direct], dim=1)
+            self._stacked = (n_rows, n_writers), stack
+        total = _mixed(weights, self._stacked[1])
+        for j in behind:
+            norm, layer = self._edges._norm_after(j), self._edges.graph.writers[j].layer
+            s = _extended(self._sums.get(layer), self._edges._sums[layer], self._rows, n_rows)
+            s = s[:, None]
+            moved = _mixed(alpha[:, spans[j]], self._difference(j, n_rows))
+            total = total + (norm(s + moved) - norm(s))
+        return total
+
+    def _difference(self, j: int, n_rows: int) -> Float[Tensor, "rows writer pos d_model"]:
+        at_rest = self._edges.difference[:, self._edges._spans[j]]
+        return _extended(self._differences.get(j), at_rest, self._rows, n_rows)
+
+
+def _extended(live: Tensor | None, at_rest: Tensor, rows: Rows, n_rows: int) -> Tensor:
+    """Live values, and those of the base run for rows that had not entered yet."""
+    if live is None:
+        return rows.of(at_rest, n_rows)
+    if len(live) == n_rows:
+        return live
+    return torch.cat([live, rows.of(at_rest, n_rows, len(live))])
+
+
+def _mixed(
+    weights: Float[Tensor, "rows n_writers n_readers"],
+    written: Float[Tensor, "rows n_writers pos d_model"],
+) -> Float[Tensor, "rows n_readers pos d_model"]:
+    return (weights.mT @ written.flatten(2)).unflatten(2, written.shape[2:])
+
+
+def _writers_first(x: Tensor) -> Float[Tensor, "rows writer pos d_model"]:
+    return x.transpose(1, 2) if x.ndim == 4 else x[:, None]
+
+
+def _after(first: Patch, second: Patch) -> Patch:
+    return lambda x: second(first(x))
+
+
+# --- the model ----------------------------------------------------------------------------------
+
+
+def edge_model(model: TransformerBridge) -> TransformerBridge:
+    """A copy of a model in which every edge has a place of its own.
+
+    It has the same weights in the same memory, and computes the same. Its attention reads a copy of
+    the stream for the query, the key and the value of each head, and shows what each head writes.
+    Keys and values that several query heads share are repeated, one for each of them.
+
+    Made once for each model.
+
+    Raises:
+        NotImplementedError: An architecture whose heads cannot be told apart in this way.
+    """
+    if model in _COPIES.values() or model.cfg.use_split_qkv_input:
+        return model
+    if model not in _COPIES:
+        copied = as_bridge(_ungrouped(model), getattr(model, "tokenizer", None))
+        copied.set_use_split_qkv_input(True)
+        copied.set_use_attn_result(True)
+        copied.set_use_hook_mlp_in(True)
+        _COPIES[model] = copied
+    return _COPIES[model]
+
+
+_COPIES: weakref.WeakKeyDictionary[TransformerBridge, TransformerBridge] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _ungrouped(model: TransformerBridge) -> nn.Module:
+    original = model.original_model
+    config = copy.deepcopy(original.config)
+    text = config.get_text_config()
+    n_heads = text.num_attention_heads
+    shared = getattr(text, "num_key_value_heads", None) or n_heads
+    if shared != n_heads:
+        text.num_key_value_heads = n_heads
+    with init_empty_weights(include_buffers=False):
+        new = type(original)(config)
+    weights = {}
+    # The bridge has put its own modules in the places of the model's.
+    for name, weight in original.state_dict().items():
+        name = name.replace("._original_component", "")
+        if shared != n_heads and (".k_proj." in name or ".v_proj." in name):
+            weight = weight.unflatten(0, (shared, -1)).repeat_interleave(n_heads // shared, 0)
+            weight = weight.flatten(0, 1)
+        weights[name] = weight
+    missing = new.load_state_dict(weights, strict=False, assign=True).missing_keys
+    if missing:
+        raise NotImplementedError(
+            f"Edges of {type(original).__name__} are not supported: {missing[0]} was not found "
+            f"among its weights, and {len(missing) - 1} more."
+        )
+    for name, buffer in original.named_buffers():
+        owner, _, last = name.replace("._original_component", "").rpartition(".")
+        new.get_submodule(owner)._buffers[last] = buffer
+    for module in new.modules():
+        if type(module) is nn.LayerNorm:
+            module.__class__ = _LayerNorm
+    return new.eval()
+
+
+class _LayerNorm(nn.LayerNorm):
+    """In plain operations: third derivatives of the fused one hold mean and scale constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        return x if self.bias is None else x + self.bias
+
+
+def _graph_of(bridge: TransformerBridge) -> EdgeGraph:
+    parallel = bool(getattr(bridge.cfg, "parallel_attn_mlp", False))
+    return edge_graph(bridge.cfg.n_layers, bridge.cfg.n_heads, parallel)
+
+
+def _norms_after_heads(bridge: TransformerBridge) -> dict[int, nn.Module]:
+    """By layer, norms between the sum of the heads and the residual stream."""
+    found = {i: getattr(block, "ln1_post", None) for i, block in enumerate(bridge.blocks)}
+    return {i: norm.original_component for i, norm in found.items() if norm is not None}
+
+
+def _sum_hook(layer: int) -> str:
+    return f"blocks.{layer}.ln1_post.hook_in"
