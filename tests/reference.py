@@ -517,8 +517,7 @@ class EdgeProblem:
     def local_curvature(self, c: int) -> Tensor:
         """Second derivative at 0 of <gradient at the reader's output, the reader's output>."""
         u, v = self.edges[c]
-        alpha = torch.zeros(len(self.edges), dtype=torch.float64)
-        _, written = self.forward(alpha)
+        alpha, written = torch.zeros(len(self.edges), dtype=torch.float64), self.base
         # The stream that the readers of each layer see in the base run.
         stream = [written["embed"]]
         for layer in range(self.n_layers):

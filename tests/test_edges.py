@@ -1,5 +1,6 @@
 """Edges: against slow, obvious code, TransformerLens, and a model with a known circuit."""
 
+import functools
 import itertools
 
 import pytest
@@ -38,11 +39,21 @@ from hvp_utils.planted import planted_model
 
 DIRECTIONS = ("denoising", "noising")
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+# For what takes long: every architecture, and both directions.
+each_in_a_direction = pytest.mark.parametrize(
+    ("architecture", "direction"), list(zip(ARCHITECTURES, DIRECTIONS * 3, strict=True))
+)
 each_direction = pytest.mark.parametrize("direction", DIRECTIONS)
 
 
 def metric(architecture, direction="denoising", where="middle", **kwargs):
     return PatchedMetric(tiny_model(architecture), tiny_pair(where, **kwargs), "edges", direction)
+
+
+@functools.cache
+def slow_edges(architecture, direction="denoising"):
+    """The reference, which takes seconds to set up and for every point."""
+    return reference.EdgeProblem(tiny_model(architecture), tiny_pair(), direction)
 
 
 def sample(M, n=12, seed=0):
@@ -94,13 +105,11 @@ def test_labels_and_layers():
 # --- M over edges ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("architecture", "direction"), list(zip(ARCHITECTURES, DIRECTIONS * 3, strict=True))
-)
+@each_in_a_direction
 def test_m_equals_the_slow_reference(architecture, direction, random):
     """Every input of every reader computed anew, one run at a time, block by block."""
     M = metric(architecture, direction)
-    slow = reference.EdgeProblem(tiny_model(architecture), tiny_pair(), direction)
+    slow = slow_edges(architecture, direction)
     assert slow.labels == M.labels
     alpha = 0.7 * random(M.n)
     assert M(alpha).item() == pytest.approx(slow.M(alpha).item(), rel=1e-9)
@@ -144,9 +153,7 @@ def test_all_edges_out_of_one_writer_are_that_writer(architecture):
         )
 
 
-@pytest.mark.parametrize(
-    ("architecture", "direction"), list(zip(ARCHITECTURES, DIRECTIONS * 3, strict=True))
-)
+@each_in_a_direction
 def test_axes_are_axes(architecture, direction):
     """What is quick on an axis equals M itself there, with its derivatives."""
     M = metric(architecture, direction)
@@ -170,12 +177,10 @@ def test_axes_are_axes(architecture, direction):
     assert_close(M.along_axes(0.0, 3, which).third, third, 1e-5)
 
 
-@each_architecture
-def test_an_edge_patched_by_hand(architecture):
+@each_in_a_direction
+def test_an_edge_patched_by_hand(architecture, direction):
     """Activation patching and EAP of a few edges, with plain hooks and nothing of ours."""
-    bridge, pair = tiny_model(architecture), tiny_pair()
-    M = PatchedMetric(bridge, pair, "edges")
-    slow = reference.EdgeProblem(bridge, pair)
+    M, slow = metric(architecture, direction), slow_edges(architecture, direction)
     which = sample(M, 4, seed=1)
     truth, slope = zip(*(slow.along_axis(int(c)) for c in which), strict=True)
     assert_close(activation_patching(M, which), torch.stack(truth))
@@ -264,16 +269,14 @@ GRIDS = {"right": (0.5, 1.0), "left": (0.0, 0.5)}
     ],
 )
 def test_eap_ig_by_hand(architecture, direction, method, where):
-    slow = reference.EdgeProblem(tiny_model(architecture), tiny_pair(), direction)
+    slow = slow_edges(architecture, direction)
     expected = slow.eap_ig(GRIDS[method], where)
     assert_close(eap_ig(metric(architecture, direction), 2, method, where), expected)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "direction"), list(zip(ARCHITECTURES, DIRECTIONS[::-1] * 3, strict=True))
-)
+@each_in_a_direction
 def test_eap_gp_by_hand(architecture, direction):
-    slow = reference.EdgeProblem(tiny_model(architecture), tiny_pair(), direction)
+    slow = slow_edges(architecture, direction)
     assert_close(eap_gp(metric(architecture, direction), 2), slow.eap_gp(2), 1e-8)
 
 
@@ -291,12 +294,10 @@ def test_paths_are_refused_where_they_make_no_sense():
 # --- local curvature -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("architecture", "direction"), list(zip(ARCHITECTURES, DIRECTIONS * 3, strict=True))
-)
+@each_in_a_direction
 def test_local_curvature_by_hand(architecture, direction):
     """The reader alone: gradient at its output times the second derivative of its output."""
-    slow = reference.EdgeProblem(tiny_model(architecture), tiny_pair(), direction)
+    slow = slow_edges(architecture, direction)
     M = metric(architecture, direction)
     which = torch.cat([sample(M, 4, seed=2), M.index(["L1H0->L2H3.k", "L0.mlp->L1.mlp"])])
     found = local_quadratic_term(M, which)

@@ -221,6 +221,63 @@ def test_the_quadratic_term_is_a_sum_over_operations(name):
         assert (quadratic_term(M, largest) == 0).all()
 
 
+# --- many prompts, and edges -----------------------------------------------------------------
+
+
+def test_many_prompts_are_one_at_a_time(real_model):
+    """Prompts of several shapes; everything to 1e-5 of its range, in float32."""
+    pairs = make_prompts("ioi", real_model, 6, seed=0)
+    M = PatchedMetric(real_model, pairs).each
+    assert 1 < len(M.batches) < 6
+    heads = torch.tensor([0, 134, 269])
+    single = [PatchedMetric(real_model, pair) for pair in pairs]
+    for of in (
+        lambda m: m.gradient(),
+        lambda m: m.along_axes(0.0, 2, heads).curvature,
+        lambda m: m.along_axes(1.0, 0, heads).value,
+    ):
+        expected = torch.stack([of(m) for m in single])
+        assert (of(M) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.fixture(scope="module", params=("smollm2-135m", "gemma-3-270m"))
+def edges(request):
+    """Heads that share keys and values; and, in Gemma, norms between heads and stream."""
+    model = loaded(request.param)
+    return PatchedMetric(model, reference_pair(), "edges"), PatchedMetric(model, reference_pair())
+
+
+def test_edges_of_a_real_model(edges):
+    M, heads = edges
+    assert M.n == {30: 123_211, 18: 10_342}[M.model.cfg.n_layers]
+    assert M.base == pytest.approx(heads.base, abs=1e-4)
+    gap = abs(M.other - M.base)
+    assert M(torch.ones(M.n)).item() == pytest.approx(M.other, abs=1e-4 * gap)
+    slopes, sums = attribution_patching(M), dict.fromkeys(heads.labels, 0.0)
+    for label, slope in zip(M.labels, slopes.tolist(), strict=True):
+        writer = label.partition("->")[0]
+        if writer in sums:
+            sums[writer] += slope
+    expected = attribution_patching(heads)
+    found = torch.tensor(list(sums.values()))
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_the_largest_edges_and_what_is_made_of_them(edges):
+    """Exact patches beside EAP: a second term helps, and the derivative is that of the patch."""
+    M, _ = edges
+    which = attribution_patching(M).abs().topk(12).indices
+    slope = attribution_patching(M, which)
+    step = 1e-2
+    difference = (M.along_axes(step, 0, which).value - M.along_axes(-step, 0, which).value) / (
+        2 * step
+    )
+    assert (slope - difference).abs().max() < 0.02 * slope.abs().max()
+    truth = activation_patching(M, which)
+    first = (slope - truth).norm()
+    assert (ms_hvp(M, 3, which) - truth).norm() < 0.5 * first
+
+
 # --- TransformerLens -------------------------------------------------------------------------
 
 
