@@ -63,7 +63,7 @@ WORDS = {
     "where": ("inputs", "activations"),
 }
 
-#: The keys of ``hvp_utils.components.COMPONENT_KINDS``.
+#: What ``hvp_utils.components.COMPONENT_KINDS`` holds.
 COMPONENTS = (
     "heads",
     "queries",

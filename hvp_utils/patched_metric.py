@@ -326,6 +326,7 @@ class PatchedMetric:
             def products_of(batch: PromptBatch, part: slice, bar: tqdm) -> Tensor:
                 strengths, slopes = graph(batch, part)
                 rows = part.stop - part.start
+                weight = rows * batch.patches.product_rows
                 places = self._places[self.batches.index(batch)][part]
                 v = V.expand(rows, -1, -1) if V.ndim == 2 else V[places.to(V.device)]
                 v = v.movedim(-1, 0)  # [k, rows, n]
@@ -338,9 +339,9 @@ class PatchedMetric:
                     )
                     return found.sum(1, keepdim=True) if self._mean else found
 
-                return torch.cat(list(batch.map(of_columns, k, bar, weight=rows))).movedim(0, -1)
+                return torch.cat(list(batch.map(of_columns, k, bar, weight))).movedim(0, -1)
 
-            total = k * self.n_prompts
+            total = k * self.n_prompts * self.batches[0].patches.product_rows
             parts = self._mapped(products_of, total=total, nested=True)
             return (
                 sum(p.sum(0) for p in parts) / self.n_prompts

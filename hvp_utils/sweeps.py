@@ -84,7 +84,7 @@ def sweep(
         n_prompts: Number of prompts. More than the store holds extends it.
         seed: Seed of the task and of sampled components.
         direction: ``"denoising"`` or ``"noising"``.
-        components: What is patched; see ``find_sites``.
+        components: What is patched; see ``PatchedMetric``.
         store: Folder of the result files; by default nothing is stored. Each combination of the
             other arguments has a file of its own.
         top: Run everything but ``activation_patching`` only on the components with the ``top``

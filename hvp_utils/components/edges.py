@@ -132,6 +132,7 @@ class EdgePatches(Patches):
     """
 
     one_run_at_base = False
+    product_rows = 5
 
     def __init__(
         self, bridge: TransformerBridge, base: Mapping[str, Tensor], other: Mapping[str, Tensor]
@@ -289,13 +290,17 @@ class EdgePatches(Patches):
 
 
 class _Live:
-    """What writers write during one batch of runs, against the other run."""
+    """What writers write during one batch of runs, against the other run.
+
+    All rows enter the run together, at the lowest layer that has a patched reader.
+    """
 
     def __init__(self, edges: EdgePatches, rows: Rows):
         self._edges, self._rows = edges, rows
         self._differences: dict[int, Float[Tensor, "rows writer pos d_model"]] = {}
         self._sums: dict[int, Float[Tensor, "rows pos d_model"]] = {}
-        self._stacked: tuple[tuple[int, int], Tensor] | None = None
+        self._stacked: list[int] = []  # the groups of writers in the stack
+        self._stack: Float[Tensor, "rows writer pos d_model"] | None = None
 
     def watch(self, j: int) -> Patch:
         def record(x: Tensor) -> Tensor:
@@ -322,31 +327,29 @@ class _Live:
         weights = alpha
         if behind:
             weights = torch.cat([alpha[:, spans[j]] for j in direct], dim=1)
-        # Queries, keys and values of a layer read the same writers: stacked once.
-        if self._stacked is None or self._stacked[0] != (n_rows, n_writers):
-            stack = torch.cat([self._difference(j, n_rows) for j in direct], dim=1)
-            self._stacked = (n_rows, n_writers), stack
-        total = _mixed(weights, self._stacked[1])
+        # The stack of the last reader grows by what was written since. (Were it made anew from all
+        # its pieces, second derivatives would make a blank one for each of them.)
+        new = [j for j in direct if j not in self._stacked]
+        if new:
+            pieces = [self._difference(j, n_rows) for j in new]
+            self._stack = torch.cat(
+                pieces if self._stack is None else [self._stack, *pieces], dim=1
+            )
+            self._stacked += new
+        total = _mixed(weights, self._stack)
         for j in behind:
             norm, layer = self._edges._norm_after(j), self._edges.graph.writers[j].layer
-            s = _extended(self._sums.get(layer), self._edges._sums[layer], self._rows, n_rows)
-            s = s[:, None]
+            s = self._sums.get(layer)
+            s = (self._rows.of(self._edges._sums[layer], n_rows) if s is None else s)[:, None]
             moved = _mixed(alpha[:, spans[j]], self._difference(j, n_rows))
             total = total + (norm(s + moved) - norm(s))
         return total
 
     def _difference(self, j: int, n_rows: int) -> Float[Tensor, "rows writer pos d_model"]:
-        at_rest = self._edges.difference[:, self._edges._spans[j]]
-        return _extended(self._differences.get(j), at_rest, self._rows, n_rows)
-
-
-def _extended(live: Tensor | None, at_rest: Tensor, rows: Rows, n_rows: int) -> Tensor:
-    """Live values, and those of the base run for rows that had not entered yet."""
-    if live is None:
-        return rows.of(at_rest, n_rows)
-    if len(live) == n_rows:
-        return live
-    return torch.cat([live, rows.of(at_rest, n_rows, len(live))])
+        if j in self._differences:
+            return self._differences[j]
+        # Its block was passed over, since no reader of these runs is that low.
+        return self._rows.of(self._edges.difference[:, self._edges._spans[j]], n_rows)
 
 
 def _mixed(

@@ -28,6 +28,7 @@ class Patches:
         one_run_at_base: Whether derivatives along many axes at 0 are best taken from a single run
             with all components in it. Not where one product with all of them costs more than a run
             for one of them.
+        product_rows: To how many rows of a run the memory comes that a Hessian-vector product takes.
     """
 
     labels: tuple[str, ...]
@@ -35,6 +36,7 @@ class Patches:
     site_layers: list[int]
     delta_norm: Float[Tensor, "prompt n"]
     one_run_at_base = True
+    product_rows = 1
 
     def patch(self, strengths: Mapping[int, Tensor], rows: Rows) -> dict[str, Patch]:
         """Changes of activations, by hook, for one batch of runs.

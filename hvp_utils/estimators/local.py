@@ -23,7 +23,8 @@ from .taylor import attribution_patching
 def local_curvature(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Attribution patching plus ``local_quadratic_term``.
 
-    Of a neuron the correction that stops at the neuron itself: the paper's counter-example.
+    Of a neuron the correction that stops at the neuron itself: the paper's counter-example. It
+    costs the same for some components as for all.
 
     Source:
         Zhang & Wang (2026), section 3.3 and figure 2; for edges it is ours.
@@ -40,7 +41,8 @@ def local_quadratic_term(M: PatchedMetric, components: Components = None) -> Flo
     For a neuron: half of act''(z) delta^2 times the gradient at the neuron's output, over all
     positions. For an edge from u to v: half the second derivative of ``<g, f_v(in_v + t delta_u)>``
     at t = 0, where f_v is the reader (a head, an MLP, or the metric) and g the gradient at what it
-    writes. Edges into the logits have no other curvature.
+    writes. Edges into the logits have no other curvature. It costs the same for some components as
+    for all: of edges, a run of a single block for each writer and each block behind it.
 
     Source:
         Zhang & Wang (2026), section 3.3; for edges it is ours.
@@ -65,7 +67,8 @@ def local_sketched_hvp(
 ) -> Float[Tensor, "*prompt m"]:
     """``local_curvature``, with the sketched curvature where the two differ too much for chance.
 
-    Too much is more than two standard errors of the sketch.
+    Too much is more than two standard errors of the sketch. It helps the largest edges; where
+    effects are small the errors of the sketch are larger than they, and so is the harm.
 
     Args:
         M: The metric.
