@@ -116,32 +116,29 @@ def hand_written_loop(model, pairs: list[PromptPair]) -> Tensor:
     total = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
     for length in {len(tokens) for tokens in resolved}:
         group = [tokens for tokens in resolved if len(tokens) == length]
-        z: dict[str, Tensor] = {}
 
-        def keep(activation: Tensor, hook, z=z) -> Tensor:
-            z[hook.name] = activation
-            return activation
+        def activations(prompts: Tensor) -> tuple[list[Tensor], Tensor]:
+            seen: list[Tensor] = []
 
-        def leaf(activation: Tensor, hook, z=z) -> Tensor:
-            z[hook.name] = activation.detach().requires_grad_()
-            return z[hook.name]
+            def keep(z: Tensor, hook, seen=seen) -> Tensor:
+                # The first is where the graph begins; the others lie on it.
+                seen.append(
+                    z if seen or not torch.is_grad_enabled() else z.detach().requires_grad_()
+                )
+                return seen[-1]
+
+            logits = model.run_with_hooks(prompts, fwd_hooks=[(hook, keep) for hook in hooks])
+            return seen, logits[:, -1]
 
         with torch.no_grad():
-            clean = torch.stack([tokens.clean for tokens in group])
-            model.run_with_hooks(clean, fwd_hooks=[(hook, keep) for hook in hooks])
-        clean_z = dict(z)
-        corrupted = torch.stack([tokens.corrupted for tokens in group])
-        # Only the first hook cuts the graph; the others pass it on.
-        watch = [(hooks[0], leaf), *((hook, keep) for hook in hooks[1:])]
-        logits = model.run_with_hooks(corrupted, fwd_hooks=watch)
+            clean, _ = activations(torch.stack([tokens.clean for tokens in group]))
+        corrupted, logits = activations(torch.stack([tokens.corrupted for tokens in group]))
         value = sum(
-            tokens.metric(row[None]).sum() for tokens, row in zip(group, logits[:, -1], strict=True)
+            tokens.metric(row[None]).sum() for tokens, row in zip(group, logits, strict=True)
         )
-        at = [z[hook] for hook in hooks]
-        for layer, (here, there, gradient) in enumerate(
-            zip(at, clean_z.values(), torch.autograd.grad(value, at), strict=True)
-        ):
-            total[layer] += ((there - here.detach()) * gradient).sum((0, 1, 3))
+        gradients = torch.autograd.grad(value, corrupted)
+        for layer, (there, here, g) in enumerate(zip(clean, corrupted, gradients, strict=True)):
+            total[layer] += ((there - here.detach()) * g).sum((0, 1, 3))
     return total.flatten() / len(pairs)
 
 

@@ -28,7 +28,7 @@ class Patches:
         one_run_at_base: Whether derivatives along many axes at 0 are best taken from a single run
             with all components in it. Not where one product with all of them costs more than a run
             for one of them.
-        product_rows: To how many rows of a run the memory comes that a Hessian-vector product takes.
+        product_rows: How many rows of a run take as much memory as one Hessian-vector product.
     """
 
     labels: tuple[str, ...]
