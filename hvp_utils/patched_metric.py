@@ -17,7 +17,6 @@ theirs. Edges are components too; what their strengths do is in ``hvp_utils.comp
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -31,9 +30,10 @@ from transformers import PreTrainedModel
 from hvp_utils import axes
 from hvp_utils.components import Site, edge_model
 from hvp_utils.models import as_bridge
-from hvp_utils.prompt_batch import PromptBatch, tokens_per_batch
+from hvp_utils.over_prompts import OverPrompts, by_shape
+from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import Rows, SuffixRun
-from hvp_utils.tasks import PromptPair, ResolvedPair
+from hvp_utils.tasks import PromptPair
 
 __all__ = ["AxisDerivatives", "Direction", "PatchedMetric"]
 
@@ -117,7 +117,6 @@ class PatchedMetric:
             if not isinstance(pair, PromptPair):
                 raise TypeError(f"pairs must be a PromptPair or a list of them, not {pair!r}.")
         self.components, self.direction, self.seed = components, direction, seed
-        self._mean = True
         resolved = [pair.resolve(bridge) for pair in self.pairs]
         for pair, tokens in zip(self.pairs, resolved, strict=True):
             if tokens.corrupted is None and direction == "denoising":
@@ -126,11 +125,9 @@ class PatchedMetric:
                     'there is no corrupted run to start from. Use direction="noising".'
                 )
         self.model = edge_model(bridge) if components == "edges" else bridge
-        device = resolved[0].clean.device
-        self.batches: list[PromptBatch] = []
-        places = []
-        for group in _by_shape(resolved, batch_size, whole_prompts):
-            batch = PromptBatch(
+        groups = by_shape(resolved, batch_size, whole_prompts)
+        self.batches = [
+            PromptBatch(
                 self.model,
                 [self.pairs[i] for i in group],
                 [resolved[i] for i in group],
@@ -140,17 +137,12 @@ class PatchedMetric:
                 seed,
                 start=0 if whole_prompts else None,
             )
-            self._require_same_components(batch)
-            self.batches.append(batch)
-            places.append(torch.tensor(group))
-        #: For each prompt its place among the prompts of all batches.
-        self._order = torch.cat(places).argsort().to(device)
-        self._places = places
-        self.labels, self.layers = self.batches[0].patches.labels, self.batches[0].layers
-        self.n = len(self.labels)
-        self._sizes = self.batches[0].patches.sizes
-        self._dtype, self._device = self.batches[0].base.dtype, device
-        self._describe()
+            for group in groups
+        ]
+        first = self.batches[0]
+        self.labels, self.layers, self.n = first.patches.labels, first.layers, len(first.layers)
+        self._dtype, self._device = first.base.dtype, first.base.device
+        self._show(OverPrompts(self.batches, groups, components))
 
     # --- one prompt, the mean of many, each of many ----------------------------------------------
 
@@ -162,11 +154,10 @@ class PatchedMetric:
         the estimators. Strengths, directions and components may be the same for all prompts or
         have a dimension for them.
         """
-        if not self._mean:
+        if not self._prompts.mean:
             return self
         view = copy.copy(self)
-        view._mean = False
-        view._describe()
+        view._show(self._prompts.side_by_side())
         return view
 
     def whole(self) -> PatchedMetric:
@@ -179,22 +170,22 @@ class PatchedMetric:
             seed=self.seed,
             whole_prompts=True,
         )
-        return again if self._mean else again.each
+        return again if self._prompts.mean else again.each
 
-    def _describe(self) -> None:
-        batches = self.batches
+    def _show(self, prompts: OverPrompts) -> None:
+        """Take results over these prompts, and say so in what M tells of itself."""
+        self._prompts, batches = prompts, self.batches
         self.base, self.other = (
-            self._over_prompts([getattr(batch, run) for batch in batches])
-            for run in ("base", "other")
+            prompts.result([getattr(batch, run) for batch in batches]) for run in ("base", "other")
         )
-        self.delta_norm = self._over_prompts([batch.patches.delta_norm for batch in batches])
+        self.delta_norm = prompts.result([batch.patches.delta_norm for batch in batches])
         self.n_tokens, self.n_run = (
-            self._in_order(
+            prompts.in_order(
                 [torch.full_like(batch.base, getattr(batch, count)) for batch in batches]
             )
             for count in ("n_tokens", "n_run")
         )
-        if self._mean:
+        if prompts.mean:
             self.base, self.other = self.base.item(), self.other.item()
             self.n_tokens, self.n_run = int(self.n_tokens.max()), int(self.n_run.max())
 
@@ -216,29 +207,29 @@ class PatchedMetric:
     @property
     def pair(self) -> PromptPair:
         """The only prompt pair."""
-        self._only_batch()
+        self._prompts.only_batch()
         return self.pairs[0]
 
     @property
     def run(self) -> SuffixRun:
         """Runs of the base prompts, all of one shape."""
-        return self._only_batch().run
+        return self._prompts.only_batch().run
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """The activation tensors that hold the nodes, in layer order."""
-        return self._only_batch().patches.sites
+        return self._prompts.only_batch().patches.sites
 
     @property
     def deltas(self) -> list[Float[Tensor, "n_run ..."]]:
         """For each site of a single prompt, the difference of its activation."""
         if self.n_prompts > 1:
             raise ValueError(f"deltas are those of one prompt; this is M of {self.n_prompts}.")
-        return [delta[0] for delta in self._only_batch().patches.deltas]
+        return [delta[0] for delta in self._prompts.only_batch().patches.deltas]
 
     def effects(self, values: Float[Tensor, "*prompt m"]) -> Float[Tensor, "*prompt m"]:
         """What values of M differ by from the base run's."""
-        return values - (self.base if self._mean else self.base[:, None])
+        return values - (self.base if self._prompts.mean else self.base[:, None])
 
     def index(self, labels: Iterable[str]) -> Int[Tensor, " m"]:
         """Numbers of the components with some labels.
@@ -313,13 +304,12 @@ class PatchedMetric:
                 graphs[key] = found
             return found
 
-        slopes = self._over_prompts(
-            self._mapped(lambda b, part: torch.cat(graph(b, part)[1], dim=1).detach())
-        )
+        prompts = self._prompts
+        slopes = prompts.map(lambda b, part: torch.cat(graph(b, part)[1], dim=1).detach())
 
         def products(V: Float[Tensor, "*prompt n k"]) -> Float[Tensor, "*prompt n k"]:
             V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
-            if V.ndim < 2 or V.shape[-2] != self.n or V.ndim > 2 + len(self.prompt_dims):
+            if V.ndim < 2 or V.shape[-2] != self.n or V.shape[:-2] not in ((), prompts.dims):
                 raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
             k = V.shape[-1]
 
@@ -327,8 +317,7 @@ class PatchedMetric:
                 strengths, slopes = graph(batch, part)
                 rows = part.stop - part.start
                 weight = rows * batch.patches.product_rows
-                places = self._places[self.batches.index(batch)][part]
-                v = V.expand(rows, -1, -1) if V.ndim == 2 else V[places.to(V.device)]
+                v = V.expand(rows, -1, -1) if V.ndim == 2 else prompts.of_batch(batch, V)[part]
                 v = v.movedim(-1, 0)  # [k, rows, n]
                 sizes = batch.patches.sizes
 
@@ -337,19 +326,20 @@ class PatchedMetric:
                     found = torch.cat(
                         axes.batched_derivative(slopes, strengths, directions), dim=-1
                     )
-                    return found.sum(1, keepdim=True) if self._mean else found
+                    return found.sum(1, keepdim=True) if prompts.mean else found
 
                 return torch.cat(list(batch.map(of_columns, k, bar, weight))).movedim(0, -1)
 
-            total = k * self.n_prompts * self.batches[0].patches.product_rows
-            parts = self._mapped(products_of, total=total, nested=True)
+            total = k * prompts.n * self.batches[0].patches.product_rows
+            parts = prompts.map_and_count(products_of, total)
+            # Of a mean only sums are kept, since a product may be long.
             return (
-                sum(p.sum(0) for p in parts) / self.n_prompts
-                if self._mean
-                else self._in_order(parts)
+                sum(p.sum(0) for p in parts) / prompts.n
+                if prompts.mean
+                else prompts.in_order(parts)
             )
 
-        return slopes, products
+        return prompts.result(slopes), products
 
     def hvp(
         self, v: Float[Tensor, "*prompt n"], alpha: Float[Tensor, "*prompt n"] | None = None
@@ -386,14 +376,13 @@ class PatchedMetric:
         if order > 1:
             self.require_full_precision()
         wanted, t = self._axes(t, components)
-        with self._bar(wanted.numel()) as bar:
-            parts = []
-            for batch, places in zip(self.batches, self._places, strict=True):
-                at = t[places.to(t.device)]
-                parts.append(axes.along_axes(batch, wanted[places], at, order, bar))
-        return AxisDerivatives(
-            *self._over_prompts([part.movedim(0, 2) for part in parts]).unbind(-1)
-        )
+        own = self._prompts.of_batch
+        with self._prompts.bar(wanted.numel()) as bar:
+            parts = [
+                axes.along_axes(batch, own(batch, wanted), own(batch, t), order, bar)
+                for batch in self.batches
+            ]
+        return AxisDerivatives(*self._prompts.result([p.movedim(0, 2) for p in parts]).unbind(-1))
 
     def hessian_delta(
         self,
@@ -420,24 +409,24 @@ class PatchedMetric:
         self.require_full_precision()
         if self.components == "edges":
             raise ValueError("An edge has no activation of its own, so there is no H delta for it.")
-        if self._mean and self.n_prompts > 1:
+        if self._prompts.mean and self.n_prompts > 1:
             raise ValueError("Many prompts have no activation in common: take M.each.")
         wanted, t = self._axes(t, components)
-        parts = []
-        with self._bar(wanted.numel()) as bar:
-            for batch, places in zip(self.batches, self._places, strict=True):
-                vectors = axes.hessian_delta(batch, wanted[places], t[places.to(t.device)], bar)
+        parts, own = [], self._prompts.of_batch
+        with self._prompts.bar(wanted.numel()) as bar:
+            for batch in self.batches:
+                vectors = axes.hessian_delta(batch, own(batch, wanted), own(batch, t), bar)
                 short = max(b.n_run for b in self.batches) - batch.n_run
                 vectors = torch.nn.functional.pad(vectors.flatten(3), (0, 0, short, 0))
                 parts.append(vectors.flatten(2))
-        return self._over_prompts(parts)
+        return self._prompts.result(parts)
 
     # --- prompts ---------------------------------------------------------------------------------
 
     @property
     def prompt_dims(self) -> tuple[int, ...]:
         """Dimensions of results before those of components: none, or the prompts of ``each``."""
-        return () if self._mean else (self.n_prompts,)
+        return self._prompts.dims
 
     def of_prompts(
         self, function: Callable[[PromptBatch, Rows], Float[Tensor, "rows ..."]]
@@ -447,72 +436,23 @@ class PatchedMetric:
         Args:
             function: Gets a batch and rows that are copies of some of its prompts.
         """
-        return self._over_prompts(self._mapped(lambda b, part: function(b, b.rows(part))))
-
-    def _mapped(
-        self, function: Callable[..., Tensor], total: int | None = None, nested: bool = False
-    ) -> list[Tensor]:
-        """For each batch what a function of it and some of its prompts gives, in their order."""
-        with self._bar(total or self.n_prompts) as bar:
-            return [
-                torch.cat(
-                    list(
-                        batch.map(
-                            lambda part, batch=batch: (
-                                function(batch, part, bar) if nested else function(batch, part)
-                            ),
-                            len(batch),
-                            axes.NO_BAR if nested else bar,
-                        )
-                    )
-                )
-                for batch in self.batches
-            ]
+        return self._prompts.result(self._prompts.map(lambda b, part: function(b, b.rows(part))))
 
     def _at_points(
         self, function: Callable[[PromptBatch, Tensor, Rows], Tensor], alpha: Tensor
     ) -> Float[Tensor, "*batch n"]:
-        """A function of one or many points, for one or many prompts: rows are points x prompts."""
-        alpha = self._strengths(alpha)
-        shape = alpha.shape[: alpha.ndim - 1 - (0 if self._mean else min(1, alpha.ndim - 1))]
+        """A function of one or many points, for one or many prompts."""
+        alpha, mean = self._strengths(alpha), self._prompts.mean
+        shape = alpha.shape[: alpha.ndim - 1 - (0 if mean else min(1, alpha.ndim - 1))]
         points = alpha.reshape(shape.numel(), -1, self.n)
         if points.shape[1] not in (1, self.n_prompts):
             raise ValueError(
                 f"Patch strengths of each prompt must be [..., {self.n_prompts}, {self.n}], or "
                 f"[..., 1, {self.n}] for the same of all; this has shape {tuple(alpha.shape)}."
             )
-        parts = []
-        with self._bar(len(points) * self.n_prompts) as bar:
-            for batch, places in zip(self.batches, self._places, strict=True):
-                size = len(batch)
-
-                def of_rows(part: slice, batch=batch, places=places, size=size) -> Tensor:
-                    index = torch.arange(part.start, part.stop)
-                    prompt = index % size
-                    own = places[prompt] if points.shape[1] > 1 else torch.zeros_like(prompt)
-                    a = points[(index // size).to(points.device), own.to(points.device)]
-                    return function(batch, a, batch.rows(prompt))
-
-                found = torch.cat(list(batch.map(of_rows, len(points) * size, bar)))
-                parts.append(found.unflatten(0, (len(points), size)).movedim(1, 0))
-        values = self._over_prompts(parts)  # [*prompt, points, ...]
-        if not self._mean:
-            values = values.movedim(0, 1)
+        values = self._prompts.map_points(function, points)
+        values = values if mean else values.movedim(0, 1)  # points first
         return values.unflatten(0, shape) if shape else values[0]
-
-    def _in_order(self, parts: list[Float[Tensor, "prompt ..."]]) -> Float[Tensor, "prompt ..."]:
-        """What batches give for each of their prompts, in the order of the prompts."""
-        return parts[0] if len(self.batches) == 1 else torch.cat(parts)[self._order]
-
-    def _over_prompts(self, parts: list[Float[Tensor, "prompt ..."]]) -> Float[Tensor, "..."]:
-        values = self._in_order(parts)
-        if not self._mean:
-            return values
-        return values[0] if self.n_prompts == 1 else values.mean(0)
-
-    def _bar(self, total: int) -> tqdm:
-        # The bar appears only for work that takes a while.
-        return tqdm(total=total, desc=self.components, unit="run", delay=2, leave=False)
 
     # --- arguments -------------------------------------------------------------------------------
 
@@ -528,7 +468,7 @@ class PatchedMetric:
                 f"t must be one number or one per component: {tuple(t.shape)} given, "
                 f"{wanted.shape[-1]} components."
             )
-        shape = (self.n_prompts, wanted.shape[-1]) if self._mean else shape
+        shape = (self.n_prompts, wanted.shape[-1]) if self._prompts.mean else shape
         return wanted.expand(shape), t.expand(shape)
 
     def _point(self, alpha: Tensor | None) -> Callable[[PromptBatch], Float[Tensor, "prompt n"]]:
@@ -540,7 +480,7 @@ class PatchedMetric:
                 f"A Hessian is taken at one point alpha, but {alpha.shape[:-1].numel()} are given."
             )
         alpha = alpha.reshape(-1, self.n).expand(self.n_prompts, -1)
-        return lambda batch: alpha[self._places[self.batches.index(batch)].to(alpha.device)]
+        return lambda batch: self._prompts.of_batch(batch, alpha)
 
     def _strengths(self, alpha: Tensor) -> Float[Tensor, "*batch n"]:
         alpha = torch.as_tensor(alpha, device=self._device)
@@ -551,24 +491,6 @@ class PatchedMetric:
             )
         return alpha.to(self._dtype)
 
-    def _only_batch(self) -> PromptBatch:
-        if len(self.batches) > 1:
-            raise ValueError(
-                f"These {self.n_prompts} prompts have {len(self.batches)} shapes or batches; what "
-                "was asked for exists for each: see M.batches."
-            )
-        return self.batches[0]
-
-    def _require_same_components(self, batch: PromptBatch) -> None:
-        mine, first = batch.patches.labels, self.batches[0].patches.labels if self.batches else None
-        if first is not None and mine != first:
-            raise ValueError(
-                f"The prompts must have the same components, but these have {len(first)} and "
-                f"{len(mine)}, from {first[0]!r} and from {mine[0]!r}: {self.components} are "
-                "counted by position, and line up only for prompts of one length and first "
-                "difference. Choose such prompts, or another kind of component."
-            )
-
     def require_full_precision(self) -> None:
         """Raise TypeError if the model runs in half precision."""
         if self._dtype not in (torch.float32, torch.float64):
@@ -577,19 +499,3 @@ class PatchedMetric:
                 f"model is in {self._dtype}. "
                 "Load it with load_model(name, dtype=torch.float32)."
             )
-
-
-def _by_shape(
-    resolved: Sequence[ResolvedPair], batch_size: int | None, whole_prompts: bool
-) -> list[list[int]]:
-    """Numbers of the prompts of each batch: of one shape, and no more than are run together."""
-    shapes: dict[tuple, list[int]] = {}
-    for i, pair in enumerate(resolved):
-        shape = (len(pair), 0 if whole_prompts else pair.first_difference, pair.corrupted is None)
-        shapes.setdefault(shape, []).append(i)
-    groups = []
-    for (length, start, _), members in shapes.items():
-        most = tokens_per_batch(resolved[0].clean.device.type) // (length - start)
-        n_batches = math.ceil(len(members) / (batch_size or max(1, most)))
-        groups += [part.tolist() for part in torch.tensor(members).tensor_split(n_batches)]
-    return groups

@@ -22,7 +22,7 @@ from hvp_utils import (
     spectrum,
 )
 from hvp_utils.components import NODE_KINDS
-from hvp_utils.patched_metric import _by_shape
+from hvp_utils.over_prompts import by_shape
 from hvp_utils.suffix_run import Rows
 
 # Two shapes, prompts of both mixed, with metrics and answers of their own.
@@ -229,10 +229,10 @@ def test_the_workflow_on_the_mean():
 
 def test_prompts_of_one_shape_are_one_batch():
     resolved = [pair.resolve(tiny_model("gpt2")) for pair in PAIRS]
-    assert _by_shape(resolved, None, False) == [[0, 2, 3], [1, 4]]
-    assert _by_shape(resolved, 2, False) == [[0, 2], [3], [1, 4]]
-    assert _by_shape(resolved, 1, False) == [[0], [2], [3], [1], [4]]
-    assert _by_shape(resolved, None, True) == [[0, 2, 3], [1, 4]]
+    assert by_shape(resolved, None, False) == [[0, 2, 3], [1, 4]]
+    assert by_shape(resolved, 2, False) == [[0, 2], [3], [1, 4]]
+    assert by_shape(resolved, 1, False) == [[0], [2], [3], [1], [4]]
+    assert by_shape(resolved, None, True) == [[0, 2, 3], [1, 4]]
 
 
 def test_many_prompts_take_as_few_runs_as_there_are_shapes(monkeypatch):
@@ -308,6 +308,8 @@ def test_what_exists_for_one_prompt_only():
         M.each(torch.zeros(2, M.n))
     with pytest.raises(ValueError, match="at one point"):
         M.hessian_matvec(torch.eye(M.n), torch.zeros(2, M.n))
+    with pytest.raises(ValueError, match="V must be"):
+        M.each.hessian_matvec(torch.zeros(3, M.n, 1))
     with pytest.raises(ValueError, match="V must be"):
         M.each.hessian_matvec(torch.zeros(2, 3, M.n, 1))
 
