@@ -37,7 +37,7 @@ from hvp_utils import (
 )
 
 RESULTS = Path(__file__).parent / "results.json"
-MANY, SOME = 64, 16  # IOI prompts
+MANY, SOME = 64, 8  # IOI prompts
 
 
 def seconds_of(function: Callable[[], Tensor], repeats: int = 5) -> tuple[float, Tensor]:
@@ -222,7 +222,8 @@ def main() -> None:
         single, expected = once(
             lambda call=call: torch.stack([call(PatchedMetric(model, pair)) for pair in some])
         )
-        compared[name] = each, single, agreement(found, expected)
+        rate = arithmetic_rate(lambda call=call: call(PatchedMetric(model, some).each), each)
+        compared[name] = each, single, agreement(found, expected), rate
 
     # Edges.
     M_edges = PatchedMetric(model, pair, "edges")
@@ -326,7 +327,20 @@ def main() -> None:
                 "at least 1.5×",
                 close,
             )
-            for name, (each, single, close) in compared.items()
+            for name, (each, single, close, _) in compared.items()
+        ),
+        # The limit: with no more arithmetic than this, and the machine's own rate.
+        *(
+            row(
+                "many prompts",
+                f"{name} together: arithmetic rate, share of the machine's",
+                each,
+                rate / machine_rate,
+                None,
+                f"{rate:.0f} of {machine_rate:.0f} GFLOP/s: at best "
+                f"{machine_rate / rate:.1f} times faster",
+            )
+            for name, (each, _, _, rate) in compared.items()
         ),
         row("edges", f"all {M_edges.n:,} edges: preparing a prompt", setup_edges),
         row(
