@@ -84,6 +84,9 @@ def test_what_is_installed_and_linked_is_there():
             if not name.startswith("-") and name != ".":
                 assert hvp_utils.models.importlib.metadata.version(name)
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+        page, _, heading = link.partition("#")
+        assert (ROOT / page).exists(), link
+        titles = re.findall(r"(?m)^#+ (.+)$", (ROOT / page).read_text()) if heading else []
+        assert not heading or heading in [t.lower().replace(" ", "-") for t in titles], link
     for folder in re.findall(r"^\| `([a-z_]+/)`", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
