@@ -197,10 +197,12 @@ class SuffixRun:
         cache = copy.copy(self.prefix)
         cache.layers = [copy.copy(layer) for layer in self.prefix.layers]
         for i, layer in enumerate(cache.layers):
-            so_far = sum(count for at, count in entering.items() if at <= i) if entering else None
-            # A block that no row has entered yet is passed over; any one row keeps its shape.
-            layer.keys = rows.of(layer.keys, so_far or (1 if entering else None))
-            layer.values = rows.of(layer.values, so_far or (1 if entering else None))
+            so_far = None  # all of them
+            if entering:
+                # A block that no row has entered yet is passed over; any one row keeps its shape.
+                so_far = sum(count for at, count in entering.items() if at <= i) or 1
+            layer.keys = rows.of(layer.keys, so_far)
+            layer.values = rows.of(layer.values, so_far)
         return cache
 
     @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Edges: against slow, obvious code, TransformerLens, and a model with a known circuit."""
 
 import functools
-import itertools
 
 import pytest
 import reference
@@ -35,7 +34,7 @@ from hvp_utils import (
 )
 from hvp_utils.components import edge_graph, edge_model
 from hvp_utils.models import as_bridge
-from hvp_utils.planted import planted_model
+from hvp_utils.planted import _that_can_matter, planted_model
 
 DIRECTIONS = ("denoising", "noising")
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -435,21 +434,17 @@ def test_circuits_depend_on_the_seed_alone():
 
 
 def test_an_edge_matters_only_on_a_path():
-    from hvp_utils.planted import _that_can_matter
-
-    cases = itertools.chain(
-        [
-            ({"embed->logits"}, {"embed->logits"}),
-            ({"embed->L0.mlp"}, set()),  # leads nowhere
-            ({"L0.mlp->logits", "embed->logits"}, {"embed->logits"}),  # comes from nowhere
-            ({"embed->L0H0.v", "L0H0->logits"}, {"embed->L0H0.v", "L0H0->logits"}),
-            # A query without a key changes nothing, and neither does a pattern over constants.
-            (
-                {"embed->L0H0.v", "embed->L0H0.q", "L0H0->logits"},
-                {"embed->L0H0.v", "L0H0->logits"},
-            ),
-            ({"embed->L0H0.q", "embed->L0H0.k", "L0H0->logits"}, set()),
-        ]
-    )
+    cases = [
+        ({"embed->logits"}, {"embed->logits"}),
+        ({"embed->L0.mlp"}, set()),  # leads nowhere
+        ({"L0.mlp->logits", "embed->logits"}, {"embed->logits"}),  # comes from nowhere
+        ({"embed->L0H0.v", "L0H0->logits"}, {"embed->L0H0.v", "L0H0->logits"}),
+        # A query without a key changes nothing, and neither does a pattern over constants.
+        (
+            {"embed->L0H0.v", "embed->L0H0.q", "L0H0->logits"},
+            {"embed->L0H0.v", "L0H0->logits"},
+        ),
+        ({"embed->L0H0.q", "embed->L0H0.k", "L0H0->logits"}, set()),
+    ]
     for edges, expected in cases:
         assert _that_can_matter(set(edges)) == frozenset(expected)

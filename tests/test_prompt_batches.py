@@ -70,7 +70,7 @@ def test_everything_is_that_of_one_prompt_at_a_time(architecture, kind, directio
     assert (M.n_prompts, n, M.labels) == (P, single[0].n, single[0].labels)
     assert len(M.batches) == len({(m.n_tokens, m.n_run) for m in single})
 
-    def same(of_many, of_one, dims=1):
+    def same(of_many, of_one):
         """What `each` gives prompt by prompt, and what the mean gives."""
         expected = torch.stack([of_one(m, i) for i, m in enumerate(single)])
         assert_close(of_many(M.each), expected)

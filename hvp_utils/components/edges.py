@@ -145,10 +145,10 @@ class EdgePatches(Patches):
             [there - here for there, here in zip(self._other, fixed, strict=True)], dim=1
         )
         self._sums = {layer: base[_sum_hook(layer)] for layer in self._norms}
-        self.tangent = self._tangent()
         # Where each group's writers stand among all.
         stops = torch.tensor([len(group.labels) for group in self.graph.writers]).cumsum(0).tolist()
         self._spans = [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
+        self.tangent = self._tangent()
         self.labels = self.graph.labels
         self.sizes = [group.n_writers * len(group.labels) for group in self.graph.readers]
         self.site_layers = [group.layer for group in self.graph.readers]
@@ -225,22 +225,18 @@ class EdgePatches(Patches):
         moved = t[:, None, None] * self.difference[prompts.to(writers.device), writers]
         if not self._norms:
             return moved
-        parts = torch.empty_like(moved)
         group = torch.searchsorted(
             torch.tensor([span.stop for span in self._spans]), writers.cpu(), right=True
         )
-        pieces = []
         for j in group.unique().tolist():
-            of_group = (group == j).nonzero()[:, 0].to(moved.device)
-            piece = moved[of_group]
             if (norm := self._norm_after(j)) is not None:
-                s = self._sums[self.graph.writers[j].layer][prompts[of_group.cpu()]]
+                of_group = (group == j).nonzero()[:, 0]
+                s = self._sums[self.graph.writers[j].layer][prompts[of_group]]
+                of_group = of_group.to(moved.device)
                 with full_precision(self._dtype):
-                    piece = norm(s + piece) - norm(s)
-            pieces.append((of_group, piece))
-        for of_group, piece in pieces:
-            parts = parts.index_put((of_group,), piece)
-        return parts
+                    behind = norm(s + moved[of_group]) - norm(s)
+                moved = moved.index_put((of_group,), behind)
+        return moved
 
     def move_writers(self, j: int, t: float, rows: Rows) -> dict[str, Patch]:
         """The writers of one group moved by t of the way to the other run, and all after them."""
@@ -273,10 +269,9 @@ class EdgePatches(Patches):
     def _tangent(self) -> Float[Tensor, "prompt writer pos d_model"]:
         if not self._norms:
             return self.difference
-        parts, start = [], 0
+        parts = []
         for j, group in enumerate(self.graph.writers):
-            part = self.difference[:, start : start + len(group.labels)]
-            start += len(group.labels)
+            part = self.difference[:, self._spans[j]]
             if (norm := self._norm_after(j)) is not None:
                 s = self._sums[group.layer][:, None].expand_as(part).contiguous()
                 with full_precision(self._dtype):
