@@ -63,9 +63,10 @@ ifeq ($(RUN),)
 	@$(MAKE) --no-print-directory site
 else
 	rm -rf $(RUN)/site
-	mkdir -p $(RUN)/site/notebooks
+	mkdir -p $(RUN)/site/notebooks/evidence
 	cp -r _config.yml _toc.yml book $(wildcard benchmarks) $(RUN)/site
 	cp $(RUN)/*.ipynb $(RUN)/site/notebooks
+	cp $(RUN)/evidence/*.ipynb $(RUN)/site/notebooks/evidence
 	cd $(RUN)/site && $(BUILD)
 	@echo 'Built from the notebooks in $(RUN); those in notebooks/ are untouched.'
 	@echo 'Open file://$(CURDIR)/$(RUN)/site/_build/html/index.html'
@@ -90,7 +91,7 @@ unit: $(READY) ## run the unit tests
 notebooks-check: $(READY) ## execute the committed notebooks again, in a copy; no cell may fail
 	@mkdir -p _build && rm -rf _build/notebooks-check && cp -r notebooks _build/notebooks-check
 	$(call step,notebooks,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=600 _build/notebooks-check/*.ipynb)
+		--nbval-cell-timeout=600 _build/notebooks-check/*.ipynb _build/notebooks-check/evidence/*.ipynb)
 
 site-clean: $(READY) ## build the site from nothing; every warning is an error
 	$(call step,site,rm -rf _build/html _build/.doctrees && $(BUILD))

@@ -129,11 +129,16 @@ def test_writing_again_changes_nothing_but_what_changed(tmp_path):
 each_published = pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 
 
+def pages(chapter):
+    """The committed notebooks of a chapter: its lesson, and its evidence page if it has one."""
+    return [p for f in (NOTEBOOKS, NOTEBOOKS / "evidence") for p in f.glob(f"{chapter}.ipynb")]
+
+
 def shown(chapter):
-    """The rows of the tables of claims that a chapter's committed notebook shows."""
-    nb = nbformat.read(NOTEBOOKS / f"{chapter}.ipynb", as_version=4)
+    """The rows of the tables of claims that a chapter's committed notebooks show."""
+    cells = [c for page in pages(chapter) for c in nbformat.read(page, as_version=4).cells]
     rows = []
-    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
         found = cells_of(output.get("data", {}).get("text/markdown", ""))
         rows += found[1:] if found[:1] == [HEAD] else []
     return rows
@@ -164,8 +169,8 @@ def test_published_claims_belong_to_a_chapter_that_shows_them(path):
 
 
 def test_every_chapter_that_writes_claims_has_published_them():
-    for notebook in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+    for notebook in pages("[0-9][0-9]_*"):
         code = "\n".join(c.source for c in jupytext.read(notebook).cells if c.cell_type == "code")
-        for chapter in re.findall(r"write_claims\(\s*[\"']([^\"']*)[\"']", code):
+        for chapter in re.findall(r"(?:write|show)_claims\(\s*[\"']([^\"']*)[\"']", code):
             assert chapter == notebook.stem
             assert chapter in {path.stem for path in PUBLISHED}

@@ -15,15 +15,16 @@ from typer.testing import CliRunner
 import hvp_utils
 
 ROOT = run_notebooks.ROOT
-SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+SOURCES = run_notebooks.pages()
 MAX_SECONDS = 180
 LIBRARIES = {
     *sys.stdlib_module_names,
     *("captum", "curvlinops", "einops", "jaxtyping", "matplotlib", "numpy", "pandas", "scipy"),
     *("seaborn", "torch", "tqdm", "transformer_lens", "transformers", "xarray", "IPython"),
+    "studies",  # beside the chapters, which run in its folder
 }
 
-each_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+each_chapter = pytest.mark.parametrize("source", SOURCES, ids=run_notebooks.page_name)
 
 
 def executed(source):
@@ -46,8 +47,21 @@ def is_figure(output):
 
 def test_every_notebook_has_a_source():
     assert SOURCES
-    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert notebooks == {source.stem for source in SOURCES}
+    folders = (ROOT / "notebooks", ROOT / "notebooks" / "evidence")
+    notebooks = {path for folder in folders for path in folder.glob("*.ipynb")}
+    assert notebooks == {source.with_suffix(".ipynb") for source in SOURCES}
+
+
+def test_every_evidence_page_belongs_to_a_lesson():
+    stems = [source.stem for source in SOURCES]
+    for source in SOURCES:
+        if source.parent.name == "evidence":
+            assert stems.count(source.stem) == 2
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = re.findall(r"- file: notebooks/(\S+)", (ROOT / "_toc.yml").read_text())
+    assert sorted(listed) == sorted(map(run_notebooks.page_name, SOURCES))
 
 
 @each_chapter
@@ -179,6 +193,7 @@ def test_tool_writes_the_source_with_outputs(passing):
     test_cells_equal_the_source(passing)
     test_every_cell_ran(passing)
     nb = executed(passing)
+    assert run_notebooks.page_name(passing) == "01_passing"
     assert [(o.get("text"), o.get("data")) for _, _, o in outputs(nb)] == [
         ("a warning\n", None),
         (None, {"text/plain": "('smollm2-135m', None)"}),
@@ -243,6 +258,65 @@ def test_failing_notebook_leaves_the_old_one(copied, text, message):
     assert f"01_passing: {message}" in result.output
     assert target.read_bytes() == before
     assert sorted(copied.parent.iterdir()) == [target, copied]
+
+
+# A lesson and its evidence page, and the study that both call.
+
+STUDY = "def answer():\n    return 42\n"
+LESSON = PASSING.replace("import sys\n", "import sys\nimport os\nfrom studies import numbers\n")
+LESSON = LESSON.replace("model_name, device\n", "numbers.answer(), os.path.exists('studies')\n")
+
+
+@pytest.fixture
+def book(tmp_path):
+    notebooks = tmp_path / "notebooks"
+    for folder in ("studies", "evidence"):
+        (notebooks / folder).mkdir(parents=True)
+    (notebooks / "studies" / "__init__.py").write_text("")
+    (notebooks / "studies" / "numbers.py").write_text(STUDY)
+    (notebooks / "01_passing.py").write_text(LESSON)
+    (notebooks / "evidence" / "01_passing.py").write_text(LESSON.replace("A title", "Evidence"))
+    return notebooks
+
+
+def test_lesson_and_evidence_run_in_one_folder_and_do_not_collide(book, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_notebooks, "ROOT", tmp_path)
+    sources = run_notebooks.pages(book)
+    assert [run_notebooks.page_name(s) for s in sources] == ["01_passing", "evidence/01_passing"]
+    assert {run_notebooks.home(source) for source in sources} == {book}
+    for arguments in (sources, [*sources, "--out", tmp_path / "out"]):
+        result = run_tool(*arguments)
+        assert result.exit_code == 0, result.output
+    for folder in (book, tmp_path / "out"):
+        for name, title in (("01_passing", "A title"), ("evidence/01_passing", "Evidence")):
+            nb = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+            assert title in nb.cells[0].source
+            assert nb.cells[-1].outputs[-1].data["text/plain"] == "(42, True)"
+    marks = tmp_path / "_build" / "executed"
+    assert (marks / "01_passing").is_file() and (marks / "evidence" / "01_passing").is_file()
+    markdown, files = recorded_tables.notebook_status(tmp_path)
+    assert [file.relative_to(book).as_posix() for file in files] == [
+        "01_passing.ipynb",
+        "evidence/01_passing.ipynb",
+    ]
+    assert "[](/notebooks/01_passing)" in markdown
+    assert "[](/notebooks/evidence/01_passing)" in markdown
+
+
+def test_changed_study_is_stale(book):
+    source = book / "01_passing.py"
+    before = run_notebooks.studies_hash(source)
+    (book / "studies" / "another.py").write_text(STUDY)
+    (book / "studies" / "common.py").write_text(STUDY)
+    assert run_notebooks.studies_hash(source) == before != ""
+    for line in ("import studies.numbers", "from studies.numbers import answer"):
+        other = source.with_name("02_other.py")
+        other.write_text(f"# %%\n%time\n{line}\n")
+        assert run_notebooks.studies_hash(other) == before
+    (book / "studies" / "numbers.py").write_text(STUDY.replace("42", "43"))
+    assert run_notebooks.studies_hash(source) != before
+    source.write_text(PASSING)
+    assert run_notebooks.studies_hash(source) == ""
 
 
 # The tables of the status and benchmark pages.

@@ -1,8 +1,11 @@
 r"""Execute the chapters: notebooks/NN_name.py (the source) becomes notebooks/NN_name.ipynb.
 
-A chapter runs only when it is out of date: its source or the hvp_utils package changed since the
-run that its .ipynb records. The new .ipynb replaces the old one when the whole chapter has run
-without an error, so a failure leaves the old one as it was.
+Evidence pages, notebooks/evidence/NN_name.py, are chapters too. Every page runs in notebooks/, so
+that `results` and `import studies` mean the same on all of them.
+
+A chapter runs only when it is out of date: its source, the studies that it imports or the hvp_utils
+package changed since the run that its .ipynb records. The new .ipynb replaces the old one when the
+whole chapter has run without an error, so a failure leaves the old one as it was.
 
 With another --model or --device, give another --out: the .ipynb files beside the sources are the
 published ones and always hold a run with the defaults.
@@ -14,6 +17,7 @@ published ones and always hold a run with the defaults.
     python tools/run_notebooks.py --model gpt2 --out _build/runs/gpt2
 """
 
+import ast
 import hashlib
 import importlib.metadata
 import json
@@ -67,6 +71,44 @@ def package_hash(package: Path = ROOT / "hvp_utils") -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def pages(notebooks: Path = ROOT / "notebooks") -> list[Path]:
+    """Return the sources of all lessons, in their order, and then of all evidence pages."""
+    return [
+        source
+        for folder in (notebooks, notebooks / "evidence")
+        for source in sorted(folder.glob("[0-9][0-9]_*.py"))
+    ]
+
+
+def home(source: Path) -> Path:
+    """Return the folder that a page runs in: notebooks/, for lessons and evidence alike."""
+    folder = source.resolve().parent
+    return folder.parent if folder.name == "evidence" else folder
+
+
+def page_name(source: Path) -> str:
+    """Return a page's name below notebooks/: "11_name" or "evidence/11_name"."""
+    return source.resolve().relative_to(home(source)).with_suffix("").as_posix()
+
+
+def studies_hash(source: Path) -> str:
+    """Return one sha256 over the studies that a page imports by name, "" if there are none."""
+    if "studies" not in (text := source.read_text(encoding="utf-8")):
+        return ""
+    names = set()
+    # Lines that start with ! or % are for IPython; Python cannot parse them.
+    for node in ast.walk(ast.parse(re.sub(r"^(\s*)[!%].*$", r"\1pass", text, flags=re.MULTILINE))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "studies":
+            below = node.module.split(".")[1:]
+            names |= set(below[:1]) or {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            parts = [alias.name.split(".") for alias in node.names]
+            names |= {part[1] for part in parts if part[0] == "studies" and len(part) > 1}
+    files = [home(source) / "studies" / f"{name}.py" for name in sorted(names - {"common"})]
+    lines = [f"{file.stem} {source_hash(file)}" for file in files if file.exists()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
+
+
 def out_of_date(source: Path, target: Path, check_package: bool = True) -> str:
     """Return why `target` does not show what `source` would give, or "" when it does."""
     if not target.exists():
@@ -74,6 +116,8 @@ def out_of_date(source: Path, target: Path, check_package: bool = True) -> str:
     recorded = nbformat.read(target, as_version=4).metadata.get("hvp_book", {})
     if recorded.get("source_sha256") != source_hash(source):
         return "its source changed"
+    if recorded.get("studies_sha256", "") != studies_hash(source):
+        return "its study changed"
     if check_package and recorded.get("package_sha256") != package_hash():
         return "hvp_utils changed"
     return ""
@@ -142,14 +186,16 @@ def processor_name() -> str:
 
 
 def revision(source: Path) -> str:
-    """Return the git commit, "+dirty" if the chapter or hvp_utils differ from it."""
+    """Return the git commit, "+dirty" if the chapter, the studies or hvp_utils differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "hvp_utils", str(source.resolve()))
+        changed = git(
+            "status", "--porcelain", "--", "hvp_utils", "notebooks/studies", str(source.resolve())
+        )
         commit = git("rev-parse", "--verify", "--quiet", "HEAD") or "uncommitted"
     except FileNotFoundError:  # no git on this machine
         return "unknown"
@@ -169,6 +215,7 @@ def provenance(source: Path, model: str, device: str, seconds: float) -> dict:
             versions[name] = "not installed"
     return {
         "source_sha256": source_hash(source),
+        "studies_sha256": studies_hash(source),
         "package_sha256": package_hash(),
         "revision": revision(source),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -201,7 +248,7 @@ def failure(source: Path, nb: nbformat.NotebookNode, error: Exception) -> Notebo
     lines = "\n".join("    " + line for line in cells[number].source.splitlines()[:5])
     reason = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else repr(error)
     return NotebookError(
-        f"{source.stem}: cell {number + 1} of {len(cells)} failed\n{lines}\n{reason}"
+        f"{page_name(source)}: cell {number + 1} of {len(cells)} failed\n{lines}\n{reason}"
     )
 
 
@@ -233,8 +280,8 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
                 fresh,
                 done,
                 parameters,
-                cwd=source.parent,
-                progress_bar={"desc": source.stem, "leave": False},
+                cwd=home(source),
+                progress_bar={"desc": page_name(source), "leave": False},
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except Exception as error:  # papermill's own, a dead kernel or a timeout
@@ -244,7 +291,7 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
         nb = nbformat.read(done, as_version=4)
     tidy(nb)
     if found := local_paths(nb):
-        raise NotebookError(f"{source.stem}: " + "; ".join(found))
+        raise NotebookError(f"{page_name(source)}: " + "; ".join(found))
     nb.metadata["hvp_book"] = provenance(source, model, device, seconds)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".ipynb.tmp")
@@ -271,25 +318,25 @@ def main(
     ] = False,
 ) -> None:
     """Run what the command line asks for."""
-    sources = notebooks or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+    sources = notebooks or pages()
     if (model, device) != (DEFAULT_MODEL, "auto") and out is None:
         raise typer.BadParameter("another model or device needs --out; see --help")
-    targets = {source: (out or source.parent) / f"{source.stem}.ipynb" for source in sources}
+    targets = {source: (out or home(source)) / f"{page_name(source)}.ipynb" for source in sources}
     reasons = {source: out_of_date(source, target) for source, target in targets.items()}
     # The published .ipynb come with every clone; these marks say which of them were made in it.
-    marks = {source: ROOT / "_build" / "executed" / source.stem for source in sources}
+    marks = {source: ROOT / "_build" / "executed" / page_name(source) for source in sources}
     if here and out is None:
         for source in sources:
             if not marks[source].exists():
                 reasons[source] = reasons[source] or "not yet executed in this checkout"
     todo = [source for source in sources if force or reasons[source]]
     for source in todo:
-        print(f"{source.stem}: {reasons[source] or 'forced'}")
+        print(f"{page_name(source)}: {reasons[source] or 'forced'}")
     if check:
         raise typer.Exit(1 if todo else 0)
     bar = tqdm(todo, desc="chapters", unit="chapter", disable=not todo)
     for source in bar:
-        bar.set_postfix_str(source.stem)
+        bar.set_postfix_str(page_name(source))
         try:
             execute(source, targets[source], model, device)
         except NotebookError as error:

@@ -26,11 +26,12 @@ def seconds(value: float | None) -> str:
 
 def notebook_status(root: Path) -> tuple[str, list[Path]]:
     """Return the status page's Markdown and the files it was read from."""
-    files = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    folders = (root / "notebooks", root / "notebooks" / "evidence")
+    files = [file for folder in folders for file in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
     rows, machines = [], []
     for file in files:
         run = json.loads(file.read_text(encoding="utf-8"))["metadata"].get("hvp_book")
-        chapter = f"[](/notebooks/{file.stem})"
+        chapter = f"[](/{file.relative_to(root).with_suffix('').as_posix()})"
         if run is None:
             rows.append([chapter, *["not executed"] * 7])
             continue
