@@ -7,7 +7,7 @@ take ``[prompts, components]`` and return one number per prompt, ready for ``boo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -21,7 +21,9 @@ __all__ = [
     "PairedTest",
     "bootstrap_ci",
     "bootstrap_share",
+    "holm",
     "kendall_tau",
+    "ndcg",
     "paired_bootstrap",
     "spearman",
     "top_k_overlap",
@@ -108,6 +110,47 @@ def top_k_overlap(
         raise ValueError("The estimates contain NaN.")
     matches = _top(estimate, k)[..., :, None] == _top(truth, k)[..., None, :]
     return matches.any(-1).mean(-1)
+
+
+def ndcg(
+    estimate: ArrayLike,
+    truth: ArrayLike,
+    k: int,
+    gain: Literal["magnitude", "membership"] = "magnitude",
+) -> float | Float[ndarray, " prompts"]:
+    """Normalised discounted cumulative gain of the k largest estimates, by magnitude, 0 to 1.
+
+    The component that the estimates put in place i adds its gain over ``log2(i + 1)``. Of k places
+    the first count most. The sum is divided by that of the true order.
+
+    Args:
+        estimate: Estimated effects.
+        truth: True effects.
+        k: How many places count.
+        gain: ``"magnitude"``: a component gains its |true effect|. ``"membership"``: 1 if it is
+            among the k largest true effects, and 0 if not, so the order among those that belong
+            there does not matter.
+
+    Raises:
+        ValueError: NaN among the estimates, or all true effects are 0.
+
+    Source:
+        Järvelin & Kekäläinen (2002), with the logarithm of Burges et al. (2005).
+    """
+    estimate, truth = _pair(estimate, truth, k)
+    if np.isnan(estimate).any():
+        raise ValueError("The estimates contain NaN.")
+    gains = {"magnitude": np.abs(truth), "membership": np.zeros_like(truth)}[gain]
+    if gain == "membership":
+        np.put_along_axis(gains, _top(truth, k), 1.0, axis=-1)
+    discount = 1 / np.log2(np.arange(k) + 2)
+    found, best = (
+        (np.take_along_axis(gains, _top(order, k), -1) * discount).sum(-1)
+        for order in (estimate, truth)
+    )
+    if (best == 0).any():
+        raise ValueError("All true effects are 0: there is no order to recover.")
+    return found / best
 
 
 def _rank_correlation(function: Callable, estimate: ArrayLike, truth: ArrayLike):
@@ -270,3 +313,26 @@ def paired_bootstrap(
     beyond = min((resampled <= 0).sum(), (resampled >= 0).sum())
     p_value = min(1.0, 2 * (beyond + 1) / (n_resamples + 1))
     return PairedTest(float((a - b).mean()), float(low), float(high), float(p_value))
+
+
+def holm(p_values: ArrayLike) -> Float[ndarray, " tests"]:
+    """P-values of a family of tests, adjusted so that one false alarm in all has a chance below p.
+
+    The smallest is multiplied by the number of tests, the next by one less, and so on; none is
+    adjusted to less than a smaller one.
+
+    Args:
+        p_values: One p-value for each test of the family.
+
+    Raises:
+        ValueError: They are not numbers from 0 to 1 in one dimension.
+
+    Source:
+        Holm (1979).
+    """
+    p = np.asarray(p_values, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("P-values must be numbers from 0 to 1, in one dimension.")
+    order = p.argsort(kind="stable")
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1)[order.argsort(kind="stable")]

@@ -12,6 +12,7 @@ compute its norms and softmaxes in float32.
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -266,6 +267,29 @@ def top_k_overlap(estimate: list[float], truth: list[float], k: int = 5) -> floa
         if i in _largest(estimate, k):
             found += 1
     return found / k
+
+
+def ndcg(estimate: list[float], truth: list[float], k: int = 5, gain: str = "magnitude") -> float:
+    """Gains of the k largest |estimates|, discounted by place, over those of the true order."""
+    gains = [abs(f) for f in truth]
+    if gain == "membership":
+        gains = [float(i in _largest(truth, k)) for i in range(len(truth))]
+
+    def discounted(order):
+        return sum(gains[i] / math.log2(place + 2) for place, i in enumerate(order))
+
+    return discounted(_largest(estimate, k)) / discounted(_largest(truth, k))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Each adjusted p-value as the largest of those that must be passed before it."""
+    n = len(p_values)
+    by_size = sorted(range(n), key=lambda i: p_values[i])
+    adjusted = [0.0] * n
+    for place, i in enumerate(by_size):
+        passed = [(n - earlier) * p_values[by_size[earlier]] for earlier in range(place + 1)]
+        adjusted[i] = min(1.0, max(passed))
+    return adjusted
 
 
 def kendall_tau(estimate: list[float], truth: list[float]) -> float:

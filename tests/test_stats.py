@@ -16,6 +16,7 @@ from hvp_utils import (
     top_k_overlap,
     top_k_relative_error,
 )
+from hvp_utils.stats import holm, ndcg
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.normal(size=(6, 20))
@@ -55,6 +56,66 @@ def test_rank_correlations_are_of_magnitudes(ours, theirs):
     assert ours(-e, f) == ours(e, f)
     assert ours(f, f) == pytest.approx(1)
     assert ours(1 / f, f) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("truth", "estimate"), [(TRUTH, ESTIMATE), TIED], ids=["plain", "tied"])
+@pytest.mark.parametrize("gain", ("magnitude", "membership"))
+@pytest.mark.parametrize("k", (1, 3, 20))
+def test_ndcg_is_that_of_a_loop(truth, estimate, gain, k):
+    slow = [
+        reference.ndcg(e.tolist(), f.tolist(), k, gain)
+        for e, f in zip(estimate, truth, strict=True)
+    ]
+    assert ndcg(estimate, truth, k, gain) == pytest.approx(slow, rel=1e-12)
+    assert ndcg(estimate[0], truth[0], k, gain) == pytest.approx(slow[0], rel=1e-12)
+    assert ndcg(-truth, truth, k, gain) == pytest.approx(1)
+
+
+def test_ndcg_by_hand():
+    truth, estimate = [4.0, -3.0, 2.0, 1.0], [3.0, 0.1, 0.2, -4.0]  # ranked: 3, 0, 2, 1
+    best = 4 + 3 / np.log2(3)
+    assert ndcg(estimate, truth, 2) == pytest.approx((1 + 4 / np.log2(3)) / best)
+    assert ndcg(estimate, truth, 2, "membership") == pytest.approx(
+        (1 / np.log2(3)) / (1 + 1 / np.log2(3))
+    )
+    # Any order of the right ones will do for membership, and not for magnitude.
+    assert ndcg([3, 4, 0, 0], truth, 2, "membership") == 1 > ndcg([3, 4, 0, 0], truth, 2)
+
+
+def test_ndcg_is_that_of_scikit_learn():
+    theirs = pytest.importorskip("sklearn.metrics").ndcg_score
+    for e, f in zip(np.abs(ESTIMATE), np.abs(TRUTH), strict=True):
+        belongs = np.isin(np.arange(20), np.argsort(-f)[:5]).astype(float)
+        assert ndcg(e, f, 5) == pytest.approx(theirs([f], [e], k=5))
+        assert ndcg(e, f, 5, "membership") == pytest.approx(theirs([belongs], [e], k=5))
+
+
+def test_ndcg_refuses_what_has_no_order():
+    with pytest.raises(ValueError, match="estimates contain NaN"):
+        ndcg([np.nan, 1], [1, 2], 1)
+    with pytest.raises(ValueError, match="All true effects are 0"):
+        ndcg([1, 2], [0, 0], 1)
+
+
+def test_holm_is_that_of_a_loop_and_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    for n in (1, 2, 7, 40):
+        p = np.random.default_rng(n).uniform(size=n) ** 3
+        assert holm(p) == pytest.approx(reference.holm(p.tolist()), rel=1e-12)
+    assert holm([0.2, 0.2, 0.9]).tolist() == pytest.approx([0.6, 0.6, 0.9])
+    assert holm([]).tolist() == []
+
+
+def test_holm_keeps_false_alarms_rare():
+    rng = np.random.default_rng(0)
+    alarms = [(holm(rng.uniform(size=10)) < 0.05).any() for _ in range(2000)]
+    assert 0.035 < np.mean(alarms) < 0.065
+
+
+@pytest.mark.parametrize("wrong", ([0.5, 1.2], [-0.1], [np.nan], [[0.1]], 0.5))
+def test_holm_refuses_what_is_no_p_value(wrong):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        holm(wrong)
 
 
 def test_top_k_relative_error_by_hand():
