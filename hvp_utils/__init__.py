@@ -109,6 +109,7 @@ if TYPE_CHECKING:
         TASKS,
         PromptPair,
         ResolvedPair,
+        accuracy,
         factual,
         greater_than,
         ioi,
@@ -142,7 +143,8 @@ _EXPORTS = {
     ),
     "sweeps": "provenance sweep",
     "tasks": (
-        "METRICS TASKS PromptPair ResolvedPair factual greater_than ioi make_prompts reference_pair"
+        "METRICS TASKS PromptPair ResolvedPair accuracy factual greater_than ioi make_prompts "
+        "reference_pair"
     ),
     "plots": "",
 }

@@ -89,6 +89,10 @@ TASKS = (
     "factual_swap",
     "factual_resample",
     "factual_zero",
+    "subject_verb_agreement",
+    "gender_bias",
+    "country_capital",
+    "hypernymy",
 )
 
 

@@ -1,7 +1,8 @@
-"""Prompt pairs, metrics, and the three tasks of the paper.
+"""Prompt pairs, metrics, the three tasks of the paper, and others that circuits are tested on.
 
-``PromptPair`` is what every function of the package takes. ``ioi``, ``greater_than`` and
-``factual`` make lists of them; ``make_prompts`` finds a task by name.
+``PromptPair`` is what every function of the package takes. ``ioi``, ``greater_than``, ``factual``
+and the other generators make lists of them; ``make_prompts`` finds a task by name, and ``accuracy``
+says whether a model can do it.
 """
 
 from __future__ import annotations
@@ -10,26 +11,39 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from .agreement import subject_verb_agreement
+from .capitals import country_capital
+from .checks import CAN_DO, TaskCheck, accuracy, check_tasks
 from .factual import factual
+from .gender_bias import gender_bias
 from .greater_than import greater_than
+from .hypernymy import hypernymy
 from .ioi import ioi, reference_pair
 from .metrics import METRICS, LastPositionMetric, log_prob, logit_diff, prob_diff
 from .prompt_pair import PromptPair, ResolvedPair
 
 __all__ = [
+    "CAN_DO",
     "METRICS",
     "TASKS",
     "LastPositionMetric",
     "PromptPair",
     "ResolvedPair",
+    "TaskCheck",
+    "accuracy",
+    "check_tasks",
+    "country_capital",
     "factual",
+    "gender_bias",
     "greater_than",
+    "hypernymy",
     "ioi",
     "log_prob",
     "logit_diff",
     "make_prompts",
     "prob_diff",
     "reference_pair",
+    "subject_verb_agreement",
 ]
 
 TASKS: dict[str, Callable[..., list[PromptPair]]] = {
@@ -44,6 +58,10 @@ TASKS: dict[str, Callable[..., list[PromptPair]]] = {
     "factual_swap": partial(factual, corruption="subject_swap"),
     "factual_resample": partial(factual, corruption="resample"),
     "factual_zero": partial(factual, corruption="zero"),
+    "subject_verb_agreement": subject_verb_agreement,
+    "gender_bias": gender_bias,
+    "country_capital": country_capital,
+    "hypernymy": hypernymy,
 }
 
 
