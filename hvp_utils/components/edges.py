@@ -79,6 +79,23 @@ class EdgeGraph:
         return tuple(label for group in self.writers for label in group.labels)
 
     @cached_property
+    def nodes_of_edges(self) -> tuple[tuple[str, str], ...]:
+        """Of each edge the nodes that write and read, such as ``L4H11`` and ``L9H9``."""
+        return tuple(
+            (writer, reader if reader.endswith("mlp") else reader.partition(".")[0])
+            for writer, _, reader in (label.partition("->") for label in self.labels)
+        )
+
+    def shape(self) -> dict[str, int | bool]:
+        """What ``edge_graph`` makes this graph from."""
+        n_heads = len(self.writers[1].labels)
+        return {
+            "n_layers": (len(self.writers) - 1) // 2,
+            "n_heads": n_heads,
+            "parallel": self.readers[3].n_writers == 1,
+        }
+
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Labels of all edges, such as ``L4H11->L9H9.q`` or ``embed->L0.mlp``."""
         return tuple(
