@@ -313,6 +313,10 @@ def test_changed_study_is_stale(book):
         other = source.with_name("02_other.py")
         other.write_text(f"# %%\n%time\n{line}\n")
         assert run_notebooks.studies_hash(other) == before
+    (book / "studies" / "numbers").mkdir()  # a study that grew into a folder
+    (book / "studies" / "numbers" / "tables.py").write_text(STUDY)
+    assert run_notebooks.studies_hash(source) != before
+    (book / "studies" / "numbers" / "tables.py").unlink()
     (book / "studies" / "numbers.py").write_text(STUDY.replace("42", "43"))
     assert run_notebooks.studies_hash(source) != before
     source.write_text(PASSING)

@@ -104,8 +104,11 @@ def studies_hash(source: Path) -> str:
         elif isinstance(node, ast.Import):
             parts = [alias.name.split(".") for alias in node.names]
             names |= {part[1] for part in parts if part[0] == "studies" and len(part) > 1}
-    files = [home(source) / "studies" / f"{name}.py" for name in sorted(names - {"common"})]
-    lines = [f"{file.stem} {source_hash(file)}" for file in files if file.exists()]
+    folder = home(source) / "studies"
+    files = [folder / f"{name}.py" for name in sorted(names - {"common"})]
+    for name in sorted(names):  # a study may be a folder
+        files += sorted((folder / name).glob("*.py"))
+    lines = [f"{f.relative_to(folder)} {source_hash(f)}" for f in files if f.exists()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
 
