@@ -178,7 +178,10 @@ def _resample(values: ndarray, n_resamples: int, seed: int, statistic: Callable)
     if np.isnan(values).any():
         raise ValueError("There are NaN among the values to resample.")
     draws = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
-    found = np.apply_along_axis(statistic, 1, values[draws])
+    if statistic is np.mean:  # the same numbers, many times faster
+        found = values[draws].mean(1)
+    else:
+        found = np.apply_along_axis(statistic, 1, values[draws])
     if np.isnan(found).any():
         raise ValueError(
             "The statistic is undefined on some resamples of the prompts: there are too few "
