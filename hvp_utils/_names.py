@@ -93,6 +93,11 @@ TASKS = (
     "gender_bias",
     "country_capital",
     "hypernymy",
+    "mib_ioi",
+    "arithmetic_addition",
+    "arithmetic_subtraction",
+    "mcqa",
+    "mcqa_letters",
 )
 
 

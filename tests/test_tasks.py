@@ -72,7 +72,7 @@ class FakeModel:
 
 
 # Words take their leading space; a word of more than twelve letters falls apart.
-WORDS = r" ?[A-Za-z]{1,12}|[,.]"
+WORDS = r" ?[A-Za-z]{1,12}| ?[-+=]|[,.:?\n]"
 PAIRS = rf" 1[1-7]00| ?\d\d|{WORDS}"  # as GPT-2 splits years: " 17|32", but " 1700" is one token
 DIGITS = rf" (?=\d)|\d|{WORDS}"  # as SmolLM2 and Gemma: " |1|7|3|2"
 TRIPLES = rf" (?=\d)|\d{{1,3}}|{WORDS}"  # as Llama-3: " |173|2"

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from .agreement import subject_verb_agreement
+from .arithmetic import arithmetic
 from .capitals import country_capital
 from .checks import CAN_DO, TaskCheck, accuracy, check_tasks
 from .factual import factual
@@ -19,7 +20,9 @@ from .gender_bias import gender_bias
 from .greater_than import greater_than
 from .hypernymy import hypernymy
 from .ioi import ioi, reference_pair
+from .mcqa import mcqa
 from .metrics import METRICS, LastPositionMetric, log_prob, logit_diff, prob_diff
+from .mib_ioi import mib_ioi
 from .prompt_pair import PromptPair, ResolvedPair
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "ResolvedPair",
     "TaskCheck",
     "accuracy",
+    "arithmetic",
     "check_tasks",
     "country_capital",
     "factual",
@@ -41,6 +45,8 @@ __all__ = [
     "log_prob",
     "logit_diff",
     "make_prompts",
+    "mcqa",
+    "mib_ioi",
     "prob_diff",
     "reference_pair",
     "subject_verb_agreement",
@@ -62,6 +68,11 @@ TASKS: dict[str, Callable[..., list[PromptPair]]] = {
     "gender_bias": gender_bias,
     "country_capital": country_capital,
     "hypernymy": hypernymy,
+    "mib_ioi": mib_ioi,
+    "arithmetic_addition": arithmetic,
+    "arithmetic_subtraction": partial(arithmetic, operation="subtraction"),
+    "mcqa": mcqa,
+    "mcqa_letters": partial(mcqa, corruption="letters"),
 }
 
 

@@ -39,7 +39,7 @@ CAPITALS = dict(entry.strip().split(">") for entry in _CAPITALS.split(";"))
 def country_capital(model: Any, n: int, seed: int = 0) -> list[PromptPair]:
     """Make country-capital pairs (Hanna et al. 2024); metric ``logit_diff``.
 
-    All prompts have the same shape: the country is one token, and so is every word before it.
+    All prompts have the same shape: the country is one token, and common words are.
 
     Args:
         model: A ``TransformerBridge``; only its tokenizer is used.
@@ -55,20 +55,19 @@ def country_capital(model: Any, n: int, seed: int = 0) -> list[PromptPair]:
     """
     require_tokenizer(model, "country_capital")
     countries = [c for c in CAPITALS.items() if len(one_token(model, c)) == 2]
-    openings = [words for words in OPENINGS if len(one_token(model, words.split()[1:])) == 1]
 
     def build(index: int, rng: random.Random) -> PromptPair | None:
-        index, opening = divmod(index, len(openings))
+        index, opening = divmod(index, len(OPENINGS))
         country, capital = countries[index]
         if len(countries) < 2:
             return None
         other, wrong = rng.choice([c for c in countries if c[0] != country])
         clean, corrupted = (
-            f"{openings[opening]} {name}, whose capital," for name in (country, other)
+            f"{OPENINGS[opening]} {name}, whose capital," for name in (country, other)
         )
         if len(changed_positions(model, clean, corrupted) or ()) != 1:
             return None
         name = f"country_capital: {clean} [{country} -> {other}]"
         return PromptPair(clean, corrupted, f" {capital}", f" {wrong}", "logit_diff", name)
 
-    return take(n, len(countries) * len(openings), build, "country_capital", seed)
+    return take(n, len(countries) * len(OPENINGS), build, "country_capital", seed)

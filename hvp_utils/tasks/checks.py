@@ -99,7 +99,7 @@ def accuracy(model: Any, pairs: Sequence[PromptPair]) -> TaskCheck:
             raise TypeError(f"prompt {i} must be a PromptPair, not {pair!r}.")
         if pair.answer is None:
             raise ValueError(
-                f"prompt {i} ({pair.name or pair.clean!r}) has no answer, only a metric of its "
+                f"prompt {i} ({pair.name or pair.clean}) has no answer, only a metric of its "
                 f"own, so there is nothing to be right about. Give it an answer."
             )
     resolved = [pair.resolve(model) for pair in pairs]

@@ -92,7 +92,7 @@ CLASSES = _read(_CLASSES)
 def hypernymy(model: Any, n: int, seed: int = 0) -> list[PromptPair]:
     """Make hypernymy pairs (Hanna et al. 2024); metric ``prob_diff``.
 
-    All prompts have the same shape: the thing is one token, and so is every word before it.
+    All prompts have the same shape: the thing is one token, and common words are.
 
     Args:
         model: A ``TransformerBridge``; only its tokenizer is used.
@@ -108,23 +108,22 @@ def hypernymy(model: Any, n: int, seed: int = 0) -> list[PromptPair]:
         ValueError: If fewer than ``n`` different prompts exist, or the model has no tokenizer.
     """
     require_tokenizer(model, "hypernymy")
-    openings = [words for words in OPENINGS if len(one_token(model, words.split()[1:])) == 1]
     words = {kind: spaced(one_token(model, kind.words)) for kind in CLASSES}
     things = [
         (thing, kind) for kind in CLASSES if words[kind] for thing in one_token(model, kind.members)
     ]
 
     def build(index: int, rng: random.Random) -> PromptPair | None:
-        index, opening = divmod(index, len(openings))
+        index, opening = divmod(index, len(OPENINGS))
         thing, kind = things[index]
         others = [(other, its) for other, its in things if its.field != kind.field]
         if not others:
             return None
         other, its = rng.choice(others)
-        clean, corrupted = (f"{openings[opening]} {it} and other" for it in (thing, other))
+        clean, corrupted = (f"{OPENINGS[opening]} {it} and other" for it in (thing, other))
         if len(changed_positions(model, clean, corrupted) or ()) != 1:
             return None
         name = f"hypernymy: {clean} [{thing} -> {other}]"
         return PromptPair(clean, corrupted, words[kind], words[its], "prob_diff", name)
 
-    return take(n, len(things) * len(openings), build, "hypernymy", seed)
+    return take(n, len(things) * len(OPENINGS), build, "hypernymy", seed)
