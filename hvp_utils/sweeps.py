@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
@@ -36,12 +33,12 @@ from hvp_utils.estimators.names import Named, find
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
 from hvp_utils.reliability import hessian_lipschitz
+from hvp_utils.store import only_writer, read, set_aside, write
 from hvp_utils.tasks import PromptPair, make_prompts
 
 __all__ = ["provenance", "sweep"]
 
 _FORMAT = 1
-_log = logging.getLogger(__name__)
 
 
 def _row_norms(M: PatchedMetric, n_probes: int = 2, components: Components = None) -> Tensor:
@@ -128,11 +125,11 @@ def sweep(
         ),
     }
     path = None if store is None else Path(store) / _file_name(identity)
-    done = _read(path, identity)
+    done = read(path, identity)
     if _lacking(done, estimators, n_prompts):
         bridge = bridge or load_model(model, device=device, dtype=dtype)
-        with _only_writer(path):
-            done = _read(path, identity)  # somebody else may have filled it meanwhile
+        with only_writer(path):
+            done = read(path, identity)  # somebody else may have filled it meanwhile
             if _lacking(done, estimators, n_prompts):
                 done = _compute(
                     done, bridge, task, functions, n_prompts, identity, path, prompts_per_batch
@@ -187,7 +184,7 @@ def _compute(
         if n < n_prompts:
             stored = (old.clean.item(), old.corrupted.item(), old.answer.item())
             if stored != (*texts[n], str(pairs[n].answer)):
-                _set_aside(path, f"its prompt {n} is not the one that this task makes now")
+                set_aside(path, f"its prompt {n} is not the one that this task makes now")
                 prompts = {}
                 break
     # Prompts of one shape that lack the same results run together.
@@ -218,7 +215,7 @@ def _compute(
                 prompts[n] = _merged(prompts.get(n, xr.Dataset()), new)
             done = _join(prompts, provenance(bridge) | identity)
             if path is not None:
-                _write(done, path)
+                write(done, path)
             bar.update(len(members))
     return done
 
@@ -348,72 +345,10 @@ def _join(prompts: Mapping[int, xr.Dataset], attributes: Mapping[str, Any]) -> x
     return joined.assign_attrs(attributes)
 
 
-# --- the store -----------------------------------------------------------------------------------
-
-
 def _file_name(identity: Mapping[str, Any]) -> str:
     parts = [identity[key] for key in ("model", "task", "components", "direction", "dtype")]
     parts += [f"seed{identity['seed']}"] + [f"top{identity['top']}"] * bool(identity["top"])
     return "__".join(str(part).replace("/", "--").replace(":", "-") for part in parts) + ".nc"
-
-
-def _read(path: Path | None, identity: Mapping[str, Any]) -> xr.Dataset | None:
-    """What the store holds, or None; a file that is damaged or not ours is set aside, loudly."""
-    if path is None or not path.exists():
-        return None
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as file:
-            # Without its encoding, which would cut longer texts that join later to its width.
-            done = file.load().drop_encoding()
-    except Exception as error:  # damaged files raise whatever their bytes happen to lead to
-        _set_aside(path, f"it cannot be read ({type(error).__name__}: {error})")
-        return None
-    for key, value in identity.items():
-        if done.attrs.get(key) != value:
-            _set_aside(path, f"its {key} is {done.attrs.get(key)}, not {value}")
-            return None
-    return done
-
-
-@contextmanager
-def _only_writer(path: Path | None) -> Iterator[None]:
-    """Hold a file against other processes; the system lets go of it when this one dies."""
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.warning("Another process is filling %s: waiting for it to finish.", path.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _set_aside(path: Path | None, reason: str) -> None:
-    if path is None:
-        return
-    aside = path.with_suffix(f".set-aside-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    path.rename(aside)
-    _log.warning(
-        "%s was not used: %s. It was renamed to %s; its numbers are computed again.",
-        path.name,
-        reason,
-        aside.name,
-    )
-
-
-def _write(done: xr.Dataset, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and renamed: a reader sees the old file or the new one, whole.
-    scratch = path.with_suffix(".writing")
-    numeric = [name for name in done.data_vars if done[name].dtype.kind == "f"]
-    done.to_netcdf(scratch, engine="h5netcdf", encoding={name: {"zlib": True} for name in numeric})
-    scratch.replace(path)
 
 
 def provenance(model: TransformerBridge | PreTrainedModel) -> dict[str, str]:

@@ -557,11 +557,11 @@ def test_a_second_process_waits_and_reads(bridge, tmp_path, made, caplog):
         with caplog.at_level("WARNING"):
             handler = logging.Handler()
             handler.emit = lambda record: (store / "go on").touch()
-            logging.getLogger("hvp_utils.sweeps").addHandler(handler)
+            logging.getLogger("hvp_utils.store").addHandler(handler)
             try:
                 results = sweep(bridge, tiny_task, ["hvp"], 3, store=store)
             finally:
-                logging.getLogger("hvp_utils.sweeps").removeHandler(handler)
+                logging.getLogger("hvp_utils.store").removeHandler(handler)
         assert child.wait(timeout=60) == 0
     finally:
         child.kill()

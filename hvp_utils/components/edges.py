@@ -21,8 +21,10 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
+import torch.autograd.forward_ad as fwAD
 from accelerate import init_empty_weights
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -162,6 +164,8 @@ class EdgePatches(Patches):
             [there - here for there, here in zip(self._other, fixed, strict=True)], dim=1
         )
         self._sums = {layer: base[_sum_hook(layer)] for layer in self._norms}
+        with full_precision(self._dtype):
+            self._rms = {layer: _rms_norm(norm) for layer, norm in self._norms.items()}
         # Where each group's writers stand among all.
         stops = torch.tensor([len(group.labels) for group in self.graph.writers]).cumsum(0).tolist()
         self._spans = [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
@@ -188,16 +192,13 @@ class EdgePatches(Patches):
 
     def patch(self, strengths: Mapping[int, Tensor], rows: Rows) -> dict[str, Patch]:
         """See ``Patches``: writers are watched, and readers get what their edges add."""
-        live = _Live(self, rows)
+        live = _Live(self, strengths, rows)
         patches = {group.hook: live.watch(j) for j, group in enumerate(self.graph.writers)}
         patches |= {_sum_hook(layer): live.watch_sum(layer) for layer in self._norms}
 
         def shift(i: int) -> Patch:
-            group = self.graph.readers[i]
-            alpha = strengths[i].unflatten(1, (group.n_writers, len(group.labels)))
-
             def add(x: Tensor) -> Tensor:
-                added = live.added(alpha[: len(x)])  # [rows, readers, pos, d_model]
+                added = live.added(i, len(x))  # [rows, readers, pos, d_model]
                 return x + (added.transpose(1, 2) if x.ndim == 4 else added[:, 0])
 
             return add
@@ -307,12 +308,22 @@ class _Live:
     All rows enter the run together, at the lowest layer that has a patched reader.
     """
 
-    def __init__(self, edges: EdgePatches, rows: Rows):
-        self._edges, self._rows = edges, rows
+    def __init__(self, edges: EdgePatches, strengths: Mapping[int, Tensor], rows: Rows):
+        self._edges, self._strengths, self._rows = edges, strengths, rows
         self._differences: dict[int, Float[Tensor, "rows writer pos d_model"]] = {}
         self._sums: dict[int, Float[Tensor, "rows pos d_model"]] = {}
-        self._stacked: list[int] = []  # the groups of writers in the stack
-        self._stack: Float[Tensor, "rows writer pos d_model"] | None = None
+        n_writers = edges._spans[-1].stop
+        self._ready: dict[int, Float[Tensor, "rows reader pos d_model"]] = {}
+        tracked = any(
+            alpha.requires_grad or fwAD.unpack_dual(alpha).tangent is not None
+            for alpha in strengths.values()
+        )
+        # What was written, those behind norms apart and position by position, scaled by the norm's
+        # weight and followed by their sum.
+        self._stacked: list[int] = []  # the groups of writers in the first
+        self._direct = _Stack(1, n_writers, tracked)
+        self._scaled = _Stack(2, n_writers + len(edges._norms), tracked)
+        self._products: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def watch(self, j: int) -> Patch:
         def record(x: Tensor) -> Tensor:
@@ -329,8 +340,30 @@ class _Live:
 
         return record
 
-    def added(self, alpha: Float[Tensor, "rows n_writers n_readers"]):
-        """What all edges into some readers add to their inputs, ``[rows, reader, pos, d]``."""
+    def added(self, i: int, n_rows: int) -> Float[Tensor, "rows reader pos d_model"]:
+        """What all edges into a group of readers add to their inputs.
+
+        Queries, keys and values of a layer read the same writers, and are made together: most of
+        the time goes into reading what those have written.
+        """
+        if i not in self._ready:
+            readers = self._edges.graph.readers
+            reads = (readers[i].layer, readers[i].n_writers)
+            together = [
+                j for j in self._strengths if (readers[j].layer, readers[j].n_writers) == reads
+            ]
+            sizes = [len(readers[j].labels) for j in together]
+            parts = [
+                self._strengths[j][:n_rows].unflatten(1, (reads[1], size))
+                for j, size in zip(together, sizes, strict=True)
+            ]
+            found = self._added(torch.cat(parts, dim=2)).split(sizes, dim=1)
+            self._ready.update(zip(together, found, strict=True))
+        return self._ready.pop(i)
+
+    def _added(
+        self, alpha: Float[Tensor, "rows n_writers n_readers"]
+    ) -> Float[Tensor, "rows n_readers pos d_model"]:
         n_rows, n_writers = alpha.shape[:2]
         spans = self._edges._spans
         groups = [j for j, span in enumerate(spans) if span.stop <= n_writers]
@@ -339,29 +372,125 @@ class _Live:
         weights = alpha
         if behind:
             weights = torch.cat([alpha[:, spans[j]] for j in direct], dim=1)
-        # The stack of the last reader grows by what was written since. (Were it made anew from all
-        # its pieces, second derivatives would make a blank one for each of them.)
-        new = [j for j in direct if j not in self._stacked]
-        if new:
-            pieces = [self._difference(j, n_rows) for j in new]
-            self._stack = torch.cat(
-                pieces if self._stack is None else [self._stack, *pieces], dim=1
-            )
-            self._stacked += new
-        total = _mixed(weights, self._stack)
-        for j in behind:
-            norm, layer = self._edges._norm_after(j), self._edges.graph.writers[j].layer
+        total = _mixed(weights, self._written(direct, n_rows))
+        return total + self._behind_norms(alpha, behind, n_rows) if behind else total
+
+    def _written(self, groups: list[int], n_rows: int) -> Float[Tensor, "rows writer pos d_model"]:
+        """What some groups of writers have written, with those of earlier calls in front."""
+        new = [j for j in groups if j not in self._stacked]
+        self._stacked += new
+        return self._direct.with_more([self._difference(j, n_rows) for j in new])
+
+    def _behind_norms(
+        self, alpha: Float[Tensor, "rows n_writers n_readers"], groups: list[int], n_rows: int
+    ) -> Float[Tensor, "rows n_readers pos d_model"]:
+        """What heads behind a norm add: sum over layers of PN(s + sum_h alpha_h delta_h) - PN(s).
+
+        PN(x) is w x / r(x), with r the root of the mean square, and r(s + sum_h alpha_h delta_h)
+        follows from the products of s and the deltas among themselves. So all readers and all
+        layers are one product of matrices: 1 / r times alpha with w delta, the change of 1 / r with
+        w s. (Norms of all the sums would take several times as long as the model.)
+        """
+        edges, spans, new = self._edges, self._edges._spans, []
+        for j in groups:
+            if j in self._products:
+                continue
+            layer, D = edges.graph.writers[j].layer, self._difference(j, n_rows)
             s = self._sums.get(layer)
-            s = (self._rows.of(self._edges._sums[layer], n_rows) if s is None else s)[:, None]
-            moved = _mixed(alpha[:, spans[j]], self._difference(j, n_rows))
-            total = total + (norm(s + moved) - norm(s))
-        return total
+            s = edges._sums[layer][self._rows.prompts[:n_rows]] if s is None else s
+            self._products[j] = (
+                s.square().mean(-1),
+                torch.einsum("rhpd,rpd->rhp", D, s) / s.shape[-1],
+                torch.einsum("rhpd,rkpd->rhkp", D, D) / s.shape[-1],
+            )
+            scaled = torch.cat([D, s[:, None]], dim=1) * edges._rms[layer].weight
+            new.append(scaled.transpose(1, 2))
+        ss, ds, dd = (
+            torch.stack(part, dim=1)
+            for part in zip(*(self._products[j] for j in groups), strict=True)
+        )
+        a = torch.stack([alpha[:, spans[j]] for j in groups], dim=1)  # [rows, layer, head, reader]
+        moved = 2 * torch.einsum("rlhv,rlhp->rlvp", a, ds)
+        moved = moved + torch.einsum(
+            "rlhv,rlhvp->rlvp", a, torch.einsum("rlkv,rlhkp->rlhvp", a, dd)
+        )
+        eps = torch.tensor([edges._rms[edges.graph.writers[j].layer].eps for j in groups]).to(a)[
+            :, None, None
+        ]
+        at_rest = (ss[:, :, None] + eps).rsqrt()
+        there = (ss[:, :, None] + moved + eps).rsqrt()
+        weights = torch.cat(
+            [a[..., None] * there[:, :, None], (there - at_rest)[:, :, None]], dim=2
+        )
+        weights = weights.flatten(1, 2).permute(0, 3, 2, 1)  # [rows, pos, reader, layer and head]
+        return (weights @ self._scaled.with_more(new)).transpose(1, 2)
 
     def _difference(self, j: int, n_rows: int) -> Float[Tensor, "rows writer pos d_model"]:
         if j in self._differences:
             return self._differences[j]
         # Its block was passed over, since no reader of these runs is that low.
         return self._rows.of(self._edges.difference[:, self._edges._spans[j]], n_rows)
+
+
+class _Stack:
+    """Tensors side by side in one, which grows as a run goes on.
+
+    (Were it made anew from all its pieces, second derivatives would make a blank one for each of
+    them.) Where no derivative passes, it has its full size from the beginning and is filled.
+
+    Args:
+        dim: The dimension along which they stand.
+        size: How many there will be, all pieces together.
+        tracked: Whether derivatives pass.
+    """
+
+    def __init__(self, dim: int, size: int, tracked: bool):
+        self._dim, self._size, self._tracked, self._n = dim, size, tracked, 0
+        self._all: Tensor | None = None
+
+    def with_more(self, pieces: list[Tensor]) -> Tensor:
+        """All so far, with some more behind them."""
+        if pieces and (self._tracked or any(piece.requires_grad for piece in pieces)):
+            before = [self._filled()] if self._n else []
+            self._all = torch.cat([*before, *pieces], dim=self._dim)
+            self._n = self._all.shape[self._dim]
+            return self._all
+        for piece in pieces:
+            if self._all is None:
+                shape = list(piece.shape)
+                shape[self._dim] = self._size
+                self._all = piece.new_empty(shape)
+            n = piece.shape[self._dim]
+            self._all.narrow(self._dim, self._n, n).copy_(piece)
+            self._n += n
+        return self._filled()
+
+    def _filled(self) -> Tensor:
+        return self._all.narrow(self._dim, 0, self._n)
+
+
+class _RmsNorm(NamedTuple):
+    weight: Float[Tensor, " d_model"]
+    eps: float
+
+
+def _rms_norm(norm: nn.Module) -> _RmsNorm:
+    """What a norm multiplies by, and its epsilon.
+
+    Raises:
+        NotImplementedError: It is no RMS norm.
+    """
+    eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
+    like = next(norm.parameters())
+    if eps is None or like.ndim != 1:
+        raise NotImplementedError(f"Heads behind a norm of type {type(norm).__name__}.")
+    ones = torch.ones_like(like)
+    weight = norm(ones) * (1 + eps) ** 0.5
+    x = torch.linspace(-1, 2, len(ones)).to(ones)
+    expected = weight * x * (x.square().mean() + eps).rsqrt()
+    if not torch.allclose(norm(x), expected, rtol=1e-4, atol=1e-6):
+        raise NotImplementedError(f"Heads behind a norm of type {type(norm).__name__}.")
+    return _RmsNorm(weight, eps)
 
 
 def _mixed(

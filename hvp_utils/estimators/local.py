@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hvp_utils.axes import NO_BAR, axis_batch
-from hvp_utils.curvature import diagonal
+from hvp_utils.curvature import Diagonal, diagonal
 from hvp_utils.patched_metric import PatchedMetric
 from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import Rows
@@ -86,8 +86,13 @@ def local_sketched_hvp(
     """
     local = local_quadratic_term(M)
     sketch = diagonal(M, "xdiag", n_matvecs, seed)
+    return only(sketch.slopes + combined(local, sketch), components)
+
+
+def combined(local: Float[Tensor, "*prompt n"], sketch: Diagonal) -> Float[Tensor, "*prompt n"]:
+    """The quadratic term of ``local_sketched_hvp``, from both of its parts."""
     by_chance = (sketch.values / 2 - local).abs() <= sketch.error  # two errors of the half
-    return only(sketch.slopes + torch.where(by_chance, local, sketch.values / 2), components)
+    return torch.where(by_chance, local, sketch.values / 2)
 
 
 def _neuron_terms(batch: PromptBatch, rows: Rows) -> Float[Tensor, "rows n"]:
