@@ -18,9 +18,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import ArrayLike
 
+from hvp_utils.circuits import Circuit
 from hvp_utils.patched_metric import PatchedMetric
 
-__all__ = ["METHODS", "axis_curve", "estimate_vs_truth", "scaling", "steps", "use_style"]
+__all__ = [
+    "METHODS",
+    "axis_curve",
+    "circuit",
+    "estimate_vs_truth",
+    "scaling",
+    "steps",
+    "use_style",
+]
 
 #: Name, colour, marker and line style of every method.
 METHODS = {
@@ -307,3 +316,122 @@ def steps(
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.legend()
     return ax
+
+
+#: Colour and line of an edge by the input that it leads into.
+_INPUTS = {
+    "query": ("#0072B2", "-"),
+    "key": ("#E69F00", "--"),
+    "value": ("#009E73", "-."),
+    "MLP": ("#CC79A7", ":"),
+    "logits": (None, "-"),
+}
+
+
+def circuit(
+    found: Circuit,
+    effects: ArrayLike | None = None,
+    most: int = 60,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A circuit as a graph: the embedding at the bottom, the logits at the top, a row a layer.
+
+    Args:
+        found: The circuit. Edges that are on no path are left out, as ``Circuit.pruned`` does.
+        effects: One number per edge of the graph; the larger, the wider the edge.
+        most: With more edges than these nobody could read it. Give effects, and the largest are
+            drawn; without effects it is refused.
+        title: What the figure says; how many edges are left out is added.
+        ax: Where to draw; a new figure by default.
+
+    Raises:
+        ValueError: No edge is on a path, or there are too many and no effects to choose by.
+    """
+    whole = found.pruned()
+    if not len(whole):
+        raise ValueError("No edge of this circuit lies on a path from the embedding to the logits.")
+    numbers = sorted(whole.numbers)
+    size = np.ones(whole.graph.n_edges) if effects is None else np.abs(np.asarray(effects, float))
+    if len(numbers) > most:
+        if effects is None:
+            raise ValueError(
+                f"Nobody can read {len(numbers)} edges. Give effects, so that the {most} largest "
+                "can be drawn, or draw a smaller circuit."
+            )
+        kept = sorted(numbers, key=lambda i: -size[i])[:most]
+        numbers = sorted(Circuit(whole.graph, frozenset(kept)).pruned().numbers) or sorted(kept)
+    ends = [whole.graph.nodes_of_edges[i] for i in numbers]
+    places = _places(ends, (*whole.graph.writer_labels, "logits"))
+    rows = sorted({y for _, y in places.values()})
+    width = max(x for x, _ in places.values()) - min(x for x, _ in places.values())
+    ax = ax or plt.subplots(figsize=(max(5.0, 1.1 * width + 2), 0.62 * len(rows) + 1.2))[1]
+    largest = max(size[i] for i in numbers)
+    article = {"MLP": "an", "logits": "the"}
+    used = {}
+    for i, (writer, reader) in zip(numbers, ends, strict=True):
+        part = whole.graph.labels[i].rpartition(".")[2]
+        kind = {"q": "query", "k": "key", "v": "value", "mlp": "MLP"}.get(part, "logits")
+        colour, line = _INPUTS[kind]
+        used[kind] = {"color": colour or _ink(), "linestyle": line}
+        ax.annotate(
+            "",
+            xy=places[reader],
+            xytext=places[writer],
+            arrowprops={
+                "arrowstyle": "-|>",
+                "mutation_scale": 9,
+                "shrinkA": 9,
+                "shrinkB": 9,
+                "linewidth": 0.8 + 2.6 * size[i] / largest,
+                "connectionstyle": f"arc3,rad={0.16 if places[writer][0] <= 0 else -0.16}",
+                **used[kind],
+            },
+        )
+    for node, (x, y) in places.items():
+        ax.text(
+            x,
+            y,
+            node,
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox={
+                "boxstyle": "round,pad=0.25" if "H" in node else "square,pad=0.25",
+                "facecolor": mpl.rcParams["axes.facecolor"],
+                "edgecolor": _ink(),
+                "linewidth": 0.8,
+            },
+        )
+    for kind, look in used.items():
+        ax.plot([], [], label=f"into {article.get(kind, 'a')} {kind}", **look)
+    xs = [x for x, _ in places.values()]
+    ax.set(xlim=(min(xs) - 0.8, max(xs) + 0.8), ylim=(rows[0] - 0.6, rows[-1] + 0.6))
+    ax.set_axis_off()
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    left_out = len(whole) - len(numbers)
+    note = f"   ({len(numbers)} of {len(whole)} edges drawn)" if left_out else ""
+    ax.set_title(f"{title}{note}")
+    return ax
+
+
+def _places(
+    ends: Sequence[tuple[str, str]], order: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Where each node stands: rows in the order of the network, each node near those it hears."""
+    rank = {node: i for i, node in enumerate(order)}
+    nodes = sorted({node for pair in ends for node in pair}, key=rank.get)
+    rows: dict[str, list[str]] = {}
+    for node in nodes:
+        rows.setdefault(node.partition("H")[0], []).append(node)
+    places: dict[str, tuple[float, float]] = {}
+    for y, row in enumerate(rows.values()):
+        heard = {
+            node: [places[writer][0] for writer, reader in ends if reader == node] for node in row
+        }
+        row = sorted(row, key=lambda node: (np.mean(heard[node]) if heard[node] else 0, rank[node]))
+        # Odd rows stand a little aside, so that edges do not run through the nodes between.
+        aside = 0.0 if len(row) > 1 or y in (0, len(rows) - 1) else (0.55 if y % 2 else -0.55)
+        for x, node in enumerate(row):
+            places[node] = (1.15 * (x - (len(row) - 1) / 2) + aside, float(y))
+    return places

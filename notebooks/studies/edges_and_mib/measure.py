@@ -20,6 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from hvp_utils import (
     PatchedMetric,
     activation_patching,
+    attribution_patching,
     diagonal,
     find_estimator,
     hvp,
@@ -35,7 +36,15 @@ from hvp_utils.store import only_writer, read, write
 __all__ = ["GRADIENTS", "METHODS", "SECOND_ORDER", "SOME", "measure", "sample", "stored"]
 
 #: One gradient or a few.
-GRADIENTS = ("attribution_patching", "eap_ig:5", "eap_ig:20", "eap_gp:5", "gim", "relp")
+GRADIENTS = (
+    "attribution_patching",
+    "eap_ig:5",
+    "from_corrupted",
+    "eap_gp:5",
+    "eap_ig:20",
+    "gim",
+    "relp",
+)
 #: With curvature: half the diagonal of the Hessian from 32 products, that of the reader alone, both.
 SECOND_ORDER = ("sketched_hvp:32", "local_curvature", "local_sketched_hvp:32")
 METHODS = (*GRADIENTS, *SECOND_ORDER, "random")
@@ -62,7 +71,8 @@ def measure(
     Args:
         model: A name, or a model.
         task: A key of ``TASKS``.
-        methods: Names of estimators, and ``"random"``.
+        methods: Names of estimators; ``"from_corrupted"``, which is EAP with the gradient of the
+            corrupted run instead of the clean one; and ``"random"``.
         n_score: Prompts that scores are the mean of.
         n_eval: Prompts that circuits are run on.
         pruned_share: Look for circuits of this share of all edges by edge pruning and HAP too.
@@ -213,6 +223,10 @@ class _Work:
             if name == "random":
                 generator = torch.Generator().manual_seed(self._seed)
                 found = torch.randn(M.n, generator=generator).expand(M.n_prompts, -1)
+            elif name == "from_corrupted":
+                # What patching gains there is what it loses here.
+                there = PatchedMetric(self._bridge, self._score, "edges", "denoising")
+                found = -attribution_patching(there.each)
             elif name in SECOND_ORDER:
                 found = self._second_order(name, M)
             else:
