@@ -270,6 +270,16 @@ def test_faithfulness_is_what_the_kept_heads_carry(scored):
         assert row.overlap == pytest.approx(len(set(chosen) & set(belongs)) / row.k)
 
 
+def test_means_by_method_are_over_everything(scored):
+    known = {(one.model, one.task): Kept(np.ones(N_HEADS)) for one in scored}
+    table = study.faithfulness_table(scored, known, (5, 10))
+    means = study.by_method(table).set_index("method")
+    for method in ("truth", "GIM"):
+        part = table[table.method == method]
+        assert means.overlap[method] == pytest.approx(sum(part.overlap) / 8)
+        assert means.off[method] == pytest.approx(1 - 7.5 / N_HEADS)
+
+
 def test_circuits_that_look_alike_and_differ():
     def row(method, overlap, value, k=10):
         return ("a", "ioi", method, k, overlap, Interval(value, 0, 1), abs(1 - value))

@@ -130,6 +130,15 @@ SWEEPS = [
         dict(task=task, estimators=(*ROWS, "sketched_hvp:4"), n_prompts=50)
         for task in (*MAIN_TASKS, "factual_swap")
     ),
+    # What chapter 11 ranks all heads by.
+    *(
+        dict(
+            task=task,
+            estimators=("ms_hvp:5", "integrated_gradients:5:gausslegendre", "gim", "atp_star"),
+            n_prompts=6,
+        )
+        for task in ("ioi", "greater_than_01")
+    ),
     dict(
         task="ioi",
         components="neurons_pre:256",

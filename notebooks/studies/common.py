@@ -92,14 +92,21 @@ def show(
 
     def text(name: str, value: object) -> str:
         spec = digits if isinstance(digits, str) else digits.get(name, ".2f")
-        if isinstance(value, (float, np.floating, Interval)):
+        if isinstance(value, Interval) or isinstance(value, (float, np.floating)):
             value = format(value, spec).replace("-", "−")
         elif isinstance(value, (bool, np.bool_)):
             value = "yes" if value else "no"
+        elif isinstance(value, (int, np.integer)):
+            value = str(value).replace("-", "−")
+        elif isinstance(value, (list, tuple)):
+            value = " or ".join(map(str, value))
         return str(value).replace("|", "\\|")
 
     numeric = [
-        all(isinstance(v, (int, float, np.number, Interval)) for v in table[name])
+        all(
+            isinstance(v, (int, float, np.number, Interval)) and not isinstance(v, bool)
+            for v in table[name]
+        )
         for name in table.columns
     ]
     lines = [

@@ -4,7 +4,13 @@
 """
 
 from .case import attention_of, by_prompt, case, head_curve, measured_roles, places, underestimation
-from .faithful import differing_heads, faithfulness_table, heads_kept, overlap_is_not_faithfulness
+from .faithful import (
+    by_method,
+    differing_heads,
+    faithfulness_table,
+    heads_kept,
+    overlap_is_not_faithfulness,
+)
 from .figures import (
     attention_figure,
     case_figure,
@@ -53,6 +59,7 @@ __all__ = [
     "against_published",
     "attention_figure",
     "attention_of",
+    "by_method",
     "by_prompt",
     "case",
     "case_figure",

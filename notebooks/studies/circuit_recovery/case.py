@@ -68,7 +68,21 @@ def head_curve(M: PatchedMetric, component: str, n_points: int = 41) -> pd.DataF
     )
 
 
-def attention_of(model, pair: PromptPair, component: str) -> pd.DataFrame:
+def _patterns(model, pair: PromptPair, layers: Sequence[int]) -> dict:
+    """Attention patterns ``[head, query, key]`` by run and layer."""
+    hooks = {f"blocks.{layer}.attn.hook_pattern": layer for layer in layers}
+    tokens, found = pair.resolve(model), {}
+    for run in ("clean", "corrupted"):
+        ids = torch.as_tensor(getattr(tokens, run)).reshape(1, -1).to(model.cfg.device)
+        with torch.no_grad():
+            cache = model.run_with_cache(ids, names_filter=[*hooks])[1]
+        found |= {(run, layer): cache[hook][0].cpu() for hook, layer in hooks.items()}
+    return found
+
+
+def attention_of(
+    model, pair: PromptPair, component: str, patterns: dict | None = None
+) -> pd.DataFrame:
     """The attention pattern of one head on both prompts of a pair.
 
     Returns:
@@ -76,13 +90,10 @@ def attention_of(model, pair: PromptPair, component: str) -> pd.DataFrame:
         weight. The first token is left out as a key, since most heads rest there.
     """
     layer, head = (int(part) for part in component[1:].split("H"))
-    tokens = pair.resolve(model)
-    hook = f"blocks.{layer}.attn.hook_pattern"
-    rows = []
+    tokens, rows = pair.resolve(model), []
+    patterns = patterns or _patterns(model, pair, [layer])
     for run in ("clean", "corrupted"):
-        ids = torch.as_tensor(getattr(tokens, run)).reshape(1, -1).to(model.cfg.device)
-        with torch.no_grad():
-            pattern = model.run_with_cache(ids, names_filter=hook)[1][hook][0, head]
+        pattern = patterns[run, layer][head]
         words = tokens.str_tokens(run)
         for query in range(1, len(words)):
             for key in range(1, query + 1):
@@ -135,8 +146,9 @@ def measured_roles(model, pair: PromptPair, one: Scores, k: int = 18) -> pd.Data
         "from S2 to S1 (duplicate token)": (s2, s1),
     }
     rows = []
+    patterns = _patterns(model, pair, sorted(set(one.layers.tolist())))
     for label in np.array(one.labels)[np.argsort(-np.abs(one.mean("truth")), kind="stable")[:k]]:
-        pattern = attention_of(model, pair, label)
+        pattern = attention_of(model, pair, label, patterns)
         clean_run = pattern[pattern["run"] == "clean"].set_index(["query", "key"]).weight
         weights = {role: clean_run[place] for role, place in looks.items()}
         before = [clean_run[q, q - 1] for q in range(2, end + 1)]

@@ -139,6 +139,18 @@ def faithfulness_table(
     return pd.DataFrame(rows, columns=columns)
 
 
+def by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean overlap and mean distance of faithfulness from 1, over sizes, models and tasks.
+
+    Args:
+        table: What ``faithfulness_table`` returns.
+
+    Returns:
+        Columns method, overlap and off.
+    """
+    return table.groupby("method", sort=False)[["overlap", "off"]].mean().reset_index()
+
+
 def differing_heads(scored: Sequence[Scores], pair: Mapping) -> tuple[str, str]:
     """Heads that only the better, and only the worse of two circuits has, as text.
 

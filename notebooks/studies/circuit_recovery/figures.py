@@ -139,7 +139,7 @@ def landscape_figure(scored: Sequence[Scores], marked: Mapping[str, str], title:
             )
             if one.model in marked:
                 layer, head = (int(part) for part in marked[one.model][1:].split("H"))
-                frame = plt.Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, lw=2)
+                frame = plt.Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, lw=2, ec="black")
                 ax.add_patch(frame)
             ax.set(xlabel="head", xticks=range(heads.max() + 1))
             ax.set_title(f"{method}, {one.model}", fontsize=10, weight="normal")
@@ -169,7 +169,11 @@ def roles_figure(roles: pd.DataFrame, title: str) -> Figure:
             ax.scatter(x, [y] * len(part), s=scale * part[method].abs(), c=colours, alpha=0.8)
             for i, label in zip(x, part.component, strict=True):
                 ax.annotate(label, (i, y + 0.42), fontsize=6.5, ha="center", annotation_clip=False)
-        ax.set(xlim=(-0.7, roles.role.value_counts().max() - 0.3), xticks=[])
+        ax.set(
+            xlim=(-1.1, roles.role.value_counts().max() - 0.3),
+            xticks=[],
+            xlabel="blue: positive, orange: negative",
+        )
         ax.set_title(method, fontsize=10, weight="normal")
         ax.grid(False)
     axes[0].set_yticks(range(len(names)), names)
@@ -198,7 +202,7 @@ def attention_figure(patterns: Mapping[str, pd.DataFrame], title: str) -> Figure
 
 
 def faithfulness_figure(table: pd.DataFrame, methods: Sequence[str], title: str) -> Figure:
-    """Faithfulness against the overlap with the true circuit, one mark a circuit.
+    """Faithfulness against the number of heads kept, a line for each method.
 
     Args:
         table: What ``faithfulness_table`` returns.
