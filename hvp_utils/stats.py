@@ -127,7 +127,7 @@ def ndcg(
         estimate: Estimated effects.
         truth: True effects.
         k: How many places count.
-        gain: ``"magnitude"``: a component gains its |true effect|. ``"membership"``: 1 if it is
+        gain: ``"magnitude"``: a component gains the size of its true effect. ``"membership"``: 1 if it is
             among the k largest true effects, and 0 if not, so the order among those that belong
             there does not matter.
 
