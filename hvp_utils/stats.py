@@ -127,9 +127,9 @@ def ndcg(
         estimate: Estimated effects.
         truth: True effects.
         k: How many places count.
-        gain: ``"magnitude"``: a component gains the size of its true effect. ``"membership"``: 1 if it is
-            among the k largest true effects, and 0 if not, so the order among those that belong
-            there does not matter.
+        gain: ``"magnitude"``: a component gains the size of its true effect. ``"membership"``: 1 if
+            it is among the k largest true effects, and 0 if not, so the order among those that
+            belong there does not matter.
 
     Raises:
         ValueError: NaN among the estimates, or all true effects are 0.
