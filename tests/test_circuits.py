@@ -233,6 +233,16 @@ def test_nodes_can_be_kept_too(random):
     assert kept.faithfulness()[1:] == pytest.approx([0, 1])
 
 
+@each_architecture
+def test_no_edge_alone_brings_anything_back(architecture):
+    """At the empty circuit only edges from the embedding have a slope."""
+    M = edges_of(architecture)
+    slope = M.gradient(torch.ones(M.n, dtype=torch.float64)).abs()
+    of_embedding = torch.tensor([label.startswith("embed->") for label in M.labels])
+    assert slope[of_embedding].max() > 1e-4
+    assert slope[~of_embedding].max() < 1e-11
+
+
 def test_areas_by_hand():
     """Trapezoids between MIB's fractions, of the curve and of its distance from 1."""
     values = np.array([[0.0, 1.0, 3.0], [0.0, 3.0, 3.0]])

@@ -122,7 +122,7 @@ def edge_pruning(
         ValueError: The other direction, no edges, or more edges than there are candidates.
 
     Source:
-        Bhaskar et al. (2024), edge pruning; Louizos et al. (2018), the distribution.
+        Bhaskar et al. (2024); the distribution is that of Louizos et al. (2018).
     """
     _require_noising(M)
     graph = graph_of(M)
@@ -181,7 +181,7 @@ def hap(
         options: Others of ``edge_pruning``.
 
     Source:
-        Hybrid Attribution and Pruning (2025).
+        Gu et al. (2025).
     """
     effects = attribution_patching(M) if effects is None else effects
     screened = Circuit.top(M, effects, n_candidates, signed=False)

@@ -10,14 +10,19 @@ from collections.abc import Sequence
 import xarray as xr
 
 from .explain import (
+    at_fraction,
     better_estimates_better_circuits,
     by_size,
     estimates_and_circuits,
+    missing_links,
+    place,
+    summary,
     without_jacobian,
+    worst_without_jacobian,
 )
 from .figures import curves_figure, errors_figure, estimates_figure
 from .judged import claims
-from .measure import GRADIENTS, METHODS, SECOND_ORDER, measure, sample
+from .measuring import BASIC, GRADIENTS, METHODS, SECOND_ORDER, measure, sample
 from .tables import (
     NAMES,
     TASKS,
@@ -30,10 +35,13 @@ from .tables import (
     overlaps,
     prices,
     scattered,
+    wide_curves,
+    wide_strata,
     zero_gradients,
 )
 
 __all__ = [
+    "BASIC",
     "GRADIENTS",
     "METHODS",
     "NAMES",
@@ -41,6 +49,7 @@ __all__ = [
     "TASKS",
     "areas",
     "areas_against",
+    "at_fraction",
     "better_estimates_better_circuits",
     "by_size",
     "claims",
@@ -54,24 +63,40 @@ __all__ = [
     "found",
     "load",
     "measure",
+    "missing_links",
     "overlaps",
+    "place",
     "prices",
     "sample",
     "scattered",
+    "summary",
+    "wide_curves",
+    "wide_strata",
     "without_jacobian",
+    "worst_without_jacobian",
     "zero_gradients",
 ]
 
 
 def load(
-    models: Sequence[str], tasks: Sequence[str], methods: Sequence[str] = METHODS, **options
+    models: Sequence[str], tasks: Sequence[str], device: str | None = None, **options
 ) -> dict[tuple[str, str], xr.Dataset]:
     """What was measured of each model and task, by (model, task); what is missing is computed.
 
-    ``options`` are those of ``measure``.
+    The first of the tasks has all methods, and circuits of edge pruning and HAP; the others have
+    ``BASIC``.
+
+    Args:
+        models: Names of models.
+        tasks: Keys of ``hvp_utils.tasks.TASKS``.
+        device: Where a model is loaded, if something has to be computed.
+        options: Those of ``measure``.
     """
+    first = {"methods": METHODS, "pruned_share": 0.02}
     return {
-        (model, task): measure(model, task, methods, **options)
+        (model, task): measure(
+            model, task, **({"methods": BASIC} if i else first), device=device, **options
+        )
         for model in models
-        for task in tasks
+        for i, task in enumerate(tasks)
     }

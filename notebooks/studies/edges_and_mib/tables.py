@@ -27,6 +27,8 @@ __all__ = [
     "overlaps",
     "prices",
     "scattered",
+    "wide_curves",
+    "wide_strata",
     "zero_gradients",
 ]
 
@@ -117,7 +119,7 @@ def areas(measured: Measured, **options: float) -> pd.DataFrame:
 def areas_against(
     measured: Measured,
     reference: str = "attribution_patching",
-    n_resamples: int = 1000,
+    n_resamples: int = 9999,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Differences of CPR and CMD from another method on the same prompts, with Holm's correction.
@@ -133,12 +135,14 @@ def areas_against(
     rows = []
     for (model, task), data in measured.items():
         fractions, n = data.fraction.values, data.sizes["prompt"]
-        draws = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
+        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples)
         for part, area in PROTOCOLS.items():
             base = _kept(data, part, reference)
 
             def areas_of(kept: Kept, part=part, draws=draws, fractions=fractions) -> np.ndarray:
-                return np.array([_area(part, fractions, kept.faithfulness(d)) for d in draws])
+                full, empty = draws @ kept.full, draws @ kept.empty
+                f = (draws @ kept.values - empty[:, None]) / (full - empty)[:, None]
+                return trapezoid(f if part == "signed" else abs(1 - f), fractions, axis=1)
 
             of_base = areas_of(base)
             for method in _methods(data, part):
@@ -234,7 +238,7 @@ def error_tests(measured: Measured, reference: str = "EAP") -> pd.DataFrame:
         }
         for method, values in error.items():
             if method != reference:
-                test = paired_bootstrap(values, error[reference])
+                test = paired_bootstrap(values, error[reference], n_resamples=9999)
                 rows.append(
                     {
                         "model": model,
@@ -367,3 +371,24 @@ def zero_gradients(measured: Measured) -> pd.DataFrame:
 def as_effects(data: xr.Dataset, method: str) -> torch.Tensor:
     """Mean scores of all edges, for ``Circuit.top``."""
     return torch.tensor(data[f"score__{method}"].values)
+
+
+def wide_curves(table: pd.DataFrame, ranking: str, shares: Sequence[float]) -> pd.DataFrame:
+    """A row for each model, task and method, and a column for each of some sizes."""
+    part = table[(table.ranking == ranking) & table.fraction.isin(shares)]
+    part = part.assign(column=[f"{100 * share:g} %" for share in part.fraction])
+    part = part.replace({"task": TASKS})
+    return _wide(part, "column", "faithfulness")
+
+
+def wide_strata(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model, task and method, and a column for the error in each stratum."""
+    return _wide(table, "stratum", "error")
+
+
+def _wide(table: pd.DataFrame, columns: str, values: str) -> pd.DataFrame:
+    keys = ["model", "task", "method"]
+    order = list(dict.fromkeys(table[columns]))
+    rows = list(dict.fromkeys(table[keys].itertuples(index=False, name=None)))
+    wide = table.set_index([*keys, columns])[values].unstack(columns)[order]
+    return wide.loc[rows].reset_index()

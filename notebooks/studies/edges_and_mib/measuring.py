@@ -33,7 +33,7 @@ from hvp_utils.circuits import FRACTIONS, Circuit, edge_pruning, faithfulness, h
 from hvp_utils.estimators.local import combined
 from hvp_utils.store import only_writer, read, write
 
-__all__ = ["GRADIENTS", "METHODS", "SECOND_ORDER", "SOME", "measure", "sample", "stored"]
+__all__ = ["BASIC", "GRADIENTS", "METHODS", "SECOND_ORDER", "SOME", "measure", "sample", "stored"]
 
 #: One gradient or a few.
 GRADIENTS = (
@@ -48,6 +48,8 @@ GRADIENTS = (
 #: With curvature: half the diagonal of the Hessian from 32 products, that of the reader alone, both.
 SECOND_ORDER = ("sketched_hvp:32", "local_curvature", "local_sketched_hvp:32")
 METHODS = (*GRADIENTS, *SECOND_ORDER, "random")
+#: Without those that need the curvature of readers, which costs most.
+BASIC = (*GRADIENTS, "sketched_hvp:32", "random")
 #: Edges that are patched exactly: so many of each of four strata.
 SOME = 40
 _FORMAT = 1
@@ -60,8 +62,9 @@ def measure(
     n_score: int = 8,
     n_eval: int = 50,
     pruned_share: float = 0.0,
-    store: str | Path | None = "results",
+    store: str | Path | None = "results/edges",
     seed: int = 0,
+    device: str | None = None,
 ) -> xr.Dataset:
     """All that chapter 12 says of one model and one task.
 
@@ -77,6 +80,7 @@ def measure(
         n_eval: Prompts that circuits are run on.
         pruned_share: Look for circuits of this share of all edges by edge pruning and HAP too.
         store: Folder of the result files, or None.
+        device: Where to load a model that is given by name.
         seed: Seed of the task, of the sketch, of the sample and of random scores.
 
     Returns:
@@ -103,7 +107,7 @@ def measure(
     done = read(path, identity)
     if done is not None and all(step in done for step in steps):
         return done
-    bridge = load_model(model) if isinstance(model, str) else model
+    bridge = load_model(model, device=device) if isinstance(model, str) else model
     with only_writer(path):
         done = read(path, identity)
         done = xr.Dataset() if done is None else done
@@ -122,7 +126,7 @@ def measure(
 
 def stored(model: str, task: str, seed: int = 0) -> str:
     """Name of the file of a model and a task."""
-    return f"{model.replace('/', '--')}__{task}__circuits__seed{seed}.nc"
+    return f"{model.replace('/', '--')}__{task}__seed{seed}.nc"
 
 
 def sample(
