@@ -1,6 +1,5 @@
 """The study of chapter 12: what it measures, its tables against slow loops, claims both ways."""
 
-import functools
 import itertools
 from pathlib import Path
 
@@ -42,9 +41,7 @@ def store(tmp_path_factory):
 def measured(store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "tiny", tiny_task)
-        for name in ("edge_pruning", "hap"):
-            short = functools.partial(getattr(measuring, name), n_steps=3)
-            patch.setattr(measuring, name, short)
+        patch.setattr(measuring, "SEARCH_STEPS", 3)
         data = study.measure(
             tiny_model("llama"),
             "tiny",

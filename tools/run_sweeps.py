@@ -8,6 +8,7 @@ read them in seconds. The stored ones took 10 hours on one core (the sum of thei
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,8 @@ import typer
 
 from hvp_utils import NONLINEARITIES, QUADRATURES, sweep
 
-STORE = Path(__file__).parents[1] / "notebooks" / "results"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+STORE = NOTEBOOKS / "results"
 ALL_HEADS = ("activation_patching", "attribution_patching", "hvp")
 K_SWEEP = ("activation_patching", "attribution_patching", *(f"ms_hvp:{k}" for k in range(1, 21)))
 # What chapter 8 compares, on the five largest heads of each prompt.
@@ -45,6 +47,9 @@ SKETCHES = tuple(f"sketched_hvp:{k}" for k in (4, 8, 16, 32, 48, 64))
 ROWS = tuple(f"row_norms:{k}" for k in (2, 4, 16))
 MAIN_TASKS = ("ioi", "greater_than_01", "factual")
 CORRUPTIONS = ("ioi_random_token", "ioi_resample", "ioi_zero", "factual_resample", "factual_zero")
+
+# Whose edges chapter 12 scores.
+EDGE_TASKS = ("ioi", "subject_verb_agreement", "country_capital")
 
 MODELS = ("smollm2-135m", "gemma-3-270m")
 # Several entries may fill the same file, each with variables or prompts of its own.
@@ -167,6 +172,13 @@ def main(
         typer.echo(f"[{number}/{len(models) * len(chosen)}] {name}, {arguments['task']}")
         size = {"n_prompts": prompts} if prompts else {}
         sweep(name, **arguments | size, store=STORE)
+    edges = [task for task in EDGE_TASKS if only in ("", task)]
+    if not prompts and edges:
+        sys.path.insert(0, str(NOTEBOOKS))
+        from studies import edges_and_mib
+
+        typer.echo("Edges and their circuits")
+        edges_and_mib.load(models, edges, store=STORE / "edges")
     minutes = (time.perf_counter() - started) / 60
     typer.echo(f"{len(models) * len(chosen)} sweeps in {minutes:.1f} minutes.")
 

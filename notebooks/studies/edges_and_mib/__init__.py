@@ -22,7 +22,7 @@ from .explain import (
 )
 from .figures import curves_figure, errors_figure, estimates_figure
 from .judged import claims
-from .measuring import BASIC, GRADIENTS, METHODS, SECOND_ORDER, measure, sample
+from .measuring import BASIC, GRADIENTS, METHODS, SECOND_ORDER, able, measure, sample
 from .tables import (
     NAMES,
     TASKS,
@@ -47,6 +47,7 @@ __all__ = [
     "NAMES",
     "SECOND_ORDER",
     "TASKS",
+    "able",
     "areas",
     "areas_against",
     "at_fraction",
@@ -78,13 +79,17 @@ __all__ = [
 ]
 
 
+#: The models and tasks that circuits were searched for.
+SEARCHED = (("gemma-3-270m", "ioi"),)
+
+
 def load(
     models: Sequence[str], tasks: Sequence[str], device: str | None = None, **options
 ) -> dict[tuple[str, str], xr.Dataset]:
     """What was measured of each model and task, by (model, task); what is missing is computed.
 
-    The first of the tasks has all methods, and circuits of edge pruning and HAP; the others have
-    ``BASIC``.
+    IOI has all methods, other tasks have ``BASIC``. A circuit of edge pruning is there where it was
+    affordable (``SEARCHED``).
 
     Args:
         models: Names of models.
@@ -92,11 +97,16 @@ def load(
         device: Where a model is loaded, if something has to be computed.
         options: Those of ``measure``.
     """
-    first = {"methods": METHODS, "pruned_share": 0.02}
     return {
         (model, task): measure(
-            model, task, **({"methods": BASIC} if i else first), device=device, **options
+            model,
+            task,
+            METHODS if task == "ioi" else BASIC,
+            pruned_share=0.02 if (model, task) in SEARCHED else 0.0,
+            searches=("edge_pruning",),
+            device=device,
+            **options,
         )
         for model in models
-        for i, task in enumerate(tasks)
+        for task in tasks
     }

