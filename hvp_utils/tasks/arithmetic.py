@@ -39,7 +39,7 @@ def arithmetic(
     """Make arithmetic pairs (Mueller et al. 2025); metric ``logit_diff``.
 
     The corrupted prompt has the same examples and a question of its own, with another first operand
-    and another answer. No example has the answer of the clean prompt, so that it cannot be copied.
+    and another answer. No example has the answer of the clean prompt, so it cannot be copied.
 
     Args:
         model: A ``TransformerBridge``; only its tokenizer is used.
