@@ -385,7 +385,8 @@ def test_the_answer_follows_the_numbers():
         measured = made(**options)
         both = study.estimates_and_circuits(measured, n_resamples=20)
         few = study.at_fraction(study.curves(measured, n_resamples=20), 0.002, "signed")
-        return study.summary(both, study.areas_against(measured, n_resamples=100), few).answer
+        against = study.areas_against(measured, n_resamples=100)
+        return " ".join(study.summary(both, against, few).answer.split())
 
     better = answer(cmd={"eap_ig:5": 0.02}, error={"eap_ig:5": 0.9})
     assert "in 4 of 4 settings" in better and "EAP-IG by 90 %" in better
