@@ -228,6 +228,6 @@ common.show(
 #    <details><summary>Hint</summary>`a & b`, `a - b`, and `hvp_utils.circuits.overlap`.</details>
 # 4. *(hard, 30 minutes)* Take the gradient at the empty circuit, `M.gradient(torch.ones(M.n))`. Which edges have a slope that is not 0? Why
 #    can no circuit be read off it?
-#    <details><summary>Solution</summary>Only edges from the embedding. Every other writer hears nothing but corrupted inputs, so it has
-#    nothing clean to pass on: no edge alone brings anything back. Circuits are made of paths
-#    ([theory](../book/theory.md), Proposition "No edge alone brings anything back").</details>
+#    <details><summary>Solution</summary>None, but for rounding. A writer that hears nothing but corrupted inputs has nothing clean to pass on, and what hears something
+#    clean is not heard itself: no edge alone brings anything back. Circuits are made of paths ([theory](../book/theory.md), Proposition
+#    "No edge alone brings anything back").</details>

@@ -235,12 +235,16 @@ def test_nodes_can_be_kept_too(random):
 
 @each_architecture
 def test_no_edge_alone_brings_anything_back(architecture):
-    """At the empty circuit only edges from the embedding have a slope."""
-    M = edges_of(architecture)
+    """But the one from the embedding to the logits, where the last token differs."""
+    M = edges_of(architecture, tiny_pair("last"))
+    direct = torch.tensor([label == "embed->logits" for label in M.labels])
     slope = M.gradient(torch.ones(M.n, dtype=torch.float64)).abs()
-    of_embedding = torch.tensor([label.startswith("embed->") for label in M.labels])
-    assert slope[of_embedding].max() > 1e-4
-    assert slope[~of_embedding].max() < 1e-11
+    assert slope[direct].max() > 1e-4
+    assert slope[~direct].max() < 1e-11
+    some = [Circuit(M.batches[0].patches.graph, frozenset([i])) for i in range(0, M.n - 1, 9)]
+    change = faithfulness(M, some).values[0] - M.other
+    lone = np.array(["embed->logits" not in circuit for circuit in some])
+    assert abs(change[lone]).max() < 1e-11
 
 
 def test_areas_by_hand():

@@ -12,7 +12,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -71,15 +70,14 @@ class Circuit:
         Raises:
             ValueError: A label that no edge has.
         """
-        index = {label: i for i, label in enumerate(graph.labels)}
         labels = [labels] if isinstance(labels, str) else list(labels)
         for label in labels:
-            if label not in index:
+            if label not in graph.numbers:
                 raise ValueError(
                     f"No edge is called {label!r}. They are called {graph.labels[0]!r}, "
                     f"{graph.labels[-1]!r} and so on."
                 )
-        return cls(graph, frozenset(index[label] for label in labels))
+        return cls(graph, frozenset(graph.numbers[label] for label in labels))
 
     @classmethod
     def from_mask(cls, graph: EdgeGraph, mask: Bool[Tensor, " n"]) -> Circuit:
@@ -108,8 +106,8 @@ class Circuit:
         Raises:
             ValueError: No edges, numbers that do not fit them, or more edges than there are.
         """
-        score = _scores(M, effects, signed)
-        return cls(graph_of(M), frozenset(_ranking(score)[: _checked(n, M)].tolist()))
+        ranking = _scores(M, effects, signed).argsort(descending=True, stable=True)
+        return cls(graph_of(M), frozenset(ranking[: _checked(n, M)].tolist()))
 
     @classmethod
     def above(
@@ -166,14 +164,10 @@ class Circuit:
         return (labels[i] for i in sorted(self.numbers))
 
     def __contains__(self, label: object) -> bool:
-        return label in self._labels
+        return self.graph.numbers.get(label) in self.numbers
 
     def __repr__(self) -> str:
         return f"Circuit({len(self):,} of {self.graph.n_edges:,} edges)"
-
-    @cached_property
-    def _labels(self) -> frozenset[str]:
-        return frozenset(self)
 
     def mask(self) -> Bool[Tensor, " n"]:
         """Which edges are in it."""
@@ -292,10 +286,6 @@ def _scores(M: PatchedMetric, effects: Tensor, signed: bool) -> Float[Tensor, " 
     if effects.isnan().any():
         raise ValueError(f"{int(effects.isnan().sum())} of the effects are NaN.")
     return importance(M, effects) if signed else effects.abs()
-
-
-def _ranking(score: Float[Tensor, " n"]) -> Tensor:
-    return score.argsort(descending=True, stable=True)
 
 
 def _checked(n: int, M: PatchedMetric) -> int:

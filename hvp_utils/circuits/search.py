@@ -126,9 +126,9 @@ def edge_pruning(
     """
     _require_noising(M)
     graph = graph_of(M)
-    chosen = (candidates.mask() if candidates else torch.ones(M.n, dtype=torch.bool)).nonzero()[
-        :, 0
-    ]
+    chosen = torch.arange(M.n)
+    if candidates is not None:
+        chosen = chosen[candidates.mask()]
     n = len(chosen)
     if not 0 < n_edges <= n:
         raise ValueError(f"n_edges must be between 1 and the {n} candidates, not {n_edges!r}.")

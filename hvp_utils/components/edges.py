@@ -88,6 +88,11 @@ class EdgeGraph:
             for writer, _, reader in (label.partition("->") for label in self.labels)
         )
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each edge, by label."""
+        return {label: i for i, label in enumerate(self.labels)}
+
     def shape(self) -> dict[str, int | bool]:
         """What ``edge_graph`` makes this graph from."""
         n_heads = len(self.writers[1].labels)
@@ -399,7 +404,7 @@ class _Live:
             s = self._sums.get(layer)
             s = edges._sums[layer][self._rows.prompts[:n_rows]] if s is None else s
             self._products[j] = (
-                s.square().mean(-1),
+                s.square().mean(-1) + edges._rms[layer].eps,
                 torch.einsum("rhpd,rpd->rhp", D, s) / s.shape[-1],
                 torch.einsum("rhpd,rkpd->rhkp", D, D) / s.shape[-1],
             )
@@ -414,11 +419,8 @@ class _Live:
         moved = moved + torch.einsum(
             "rlhv,rlhvp->rlvp", a, torch.einsum("rlkv,rlhkp->rlhvp", a, dd)
         )
-        eps = torch.tensor([edges._rms[edges.graph.writers[j].layer].eps for j in groups]).to(a)[
-            :, None, None
-        ]
-        at_rest = (ss[:, :, None] + eps).rsqrt()
-        there = (ss[:, :, None] + moved + eps).rsqrt()
+        at_rest = ss[:, :, None].rsqrt()
+        there = (ss[:, :, None] + moved).rsqrt()
         weights = torch.cat(
             [a[..., None] * there[:, :, None], (there - at_rest)[:, :, None]], dim=2
         )

@@ -1,11 +1,12 @@
-"""What figures of studies share: a row of panels, one for each model and task, under one headline."""
+"""What figures of studies share: panels, one for each model and task, under one headline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,32 +14,34 @@ __all__ = ["headline", "panels"]
 
 
 def panels(
-    settings: Sequence[tuple[str, str]],
-    height: float,
-    names: Mapping[str, str],
-    columns: int | None = None,
-) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each (model, task), with names of tasks for the reader.
+    table: pd.DataFrame, height: float, names: Mapping[str, str], row_each: bool = False
+) -> tuple[Figure, dict[Axes, tuple[str, str]], int]:
+    """A figure with a panel for each model and task of a table.
 
     Args:
-        settings: Models and tasks.
+        table: With columns ``model`` and ``task``.
         height: Height of a row of panels, in inches.
-        names: Names of tasks.
-        columns: Panels in a row; all by default.
+        names: Names of tasks for the reader.
+        row_each: Whether each model has a row of its own, which needs as many tasks of each.
+
+    Returns:
+        The figure, the model and task of each panel, and how many stand in a row.
     """
-    columns = columns or len(settings)
-    rows = -(-len(settings) // columns)
+    settings = list(dict.fromkeys(zip(table.model, table.task, strict=True)))
+    rows = table.model.nunique() if row_each else 1
+    columns = len(settings) // rows
     fig, axes = plt.subplots(
         rows,
         columns,
         figsize=(2.75 * columns, height * rows),
         sharey=True,
-        sharex=True,
+        sharex=rows > 1,
         squeeze=False,
     )
-    for ax, (model, task) in zip(np.ravel(axes), settings, strict=True):
+    found = dict(zip(np.ravel(axes), settings, strict=True))
+    for ax, (model, task) in found.items():
         ax.set_title(f"{model}\n{names.get(task, task)}", fontsize=10, weight="normal")
-    return fig, list(np.ravel(axes))
+    return fig, found, columns
 
 
 def headline(fig: Figure, title: str) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hvp_utils import bootstrap_ci
 
+from ..panels import headline, panels
 from .ranking import TASKS, Scores
 
 #: Colour (Okabe and Ito), marker and line of every method, as in all chapters where they appear.
@@ -33,23 +34,6 @@ def _look(method: str) -> dict:
     return dict(color=colour, marker=marker, linestyle=line, label=method, lw=1.6, ms=6)
 
 
-def _panels(settings: Sequence[tuple[str, str]], height: float) -> tuple[Figure, list]:
-    fig, axes = plt.subplots(
-        1, len(settings), figsize=(2.75 * len(settings), height), sharey=True, squeeze=False
-    )
-    for ax, (model, task) in zip(axes[0], settings, strict=True):
-        ax.set_title(f"{model}\n{TASKS.get(task, task)}", fontsize=10, weight="normal")
-    return fig, list(axes[0])
-
-
-def _settings(table: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(zip(table.model, table.task, strict=True)))
-
-
-def _headline(fig: Figure, title: str) -> None:
-    fig.suptitle(title, weight="bold", x=0.01, ha="left")
-
-
 def overlap_figure(found: pd.DataFrame, methods: Sequence[str], title: str) -> Figure:
     """Share of the true top k that each method finds, prompt by prompt, with 95 % intervals.
 
@@ -58,10 +42,9 @@ def overlap_figure(found: pd.DataFrame, methods: Sequence[str], title: str) -> F
         methods: Which methods.
         title: What the figure says.
     """
-    settings = _settings(found)
-    fig, axes = _panels(settings, 3.9)
+    fig, axes, _ = panels(found, 3.9, TASKS)
     overlap = found[found.measure == "overlap"]
-    for ax, (model, task) in zip(axes, settings, strict=True):
+    for ax, (model, task) in axes.items():
         part = overlap[(overlap.model == model) & (overlap.task == task)]
         for shift, method in enumerate(methods):
             groups = part[part.method == method].groupby("k").value
@@ -70,9 +53,10 @@ def overlap_figure(found: pd.DataFrame, methods: Sequence[str], title: str) -> F
             spread = [bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]]
             ax.errorbar(x, bars[:, 0], yerr=np.maximum(spread, 0), elinewidth=1, **_look(method))
         ax.set(xlabel="size k of the circuit", xticks=sorted(part.k.unique()))
-    axes[0].set_ylabel("true top k found   [%]")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    _headline(fig, title)
+    first = next(iter(axes))
+    first.set_ylabel("true top k found   [%]")
+    fig.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    headline(fig, title)
     return fig
 
 
@@ -112,7 +96,7 @@ def case_figure(
         ax.set(xlabel="patch strength t", ylabel="effect   [nats]")
         ax.set_title(f"{label}: what it does", fontsize=10, weight="normal")
         ax.legend(fontsize=9)
-    _headline(fig, title)
+    headline(fig, title)
     return fig
 
 
@@ -146,7 +130,7 @@ def landscape_figure(scored: Sequence[Scores], marked: Mapping[str, str], title:
             ax.grid(False)
         row[0].set_ylabel("layer")
         fig.colorbar(image, ax=list(row), label="mean effect   [nats]", shrink=0.8)
-    _headline(fig, title)
+    headline(fig, title)
     return fig
 
 
@@ -178,7 +162,7 @@ def roles_figure(roles: pd.DataFrame, title: str) -> Figure:
         ax.grid(False)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(-0.6, len(names) - 0.3)
-    _headline(fig, title)
+    headline(fig, title)
     return fig
 
 
@@ -197,7 +181,7 @@ def attention_figure(patterns: Mapping[str, pd.DataFrame], title: str) -> Figure
         ax.grid(False)
     np.atleast_1d(axes)[0].set_ylabel("position")
     fig.colorbar(image, ax=list(np.atleast_1d(axes)), label="attention weight", shrink=0.8)
-    _headline(fig, title)
+    headline(fig, title)
     return fig
 
 
@@ -209,9 +193,8 @@ def faithfulness_figure(table: pd.DataFrame, methods: Sequence[str], title: str)
         methods: Which methods.
         title: What the figure says.
     """
-    settings = _settings(table)
-    fig, axes = _panels(settings, 4.1)
-    for ax, (model, task) in zip(axes, settings, strict=True):
+    fig, axes, _ = panels(table, 4.1, TASKS)
+    for ax, (model, task) in axes.items():
         part = table[(table.model == model) & (table.task == task)]
         for method in methods:
             rows = part[part.method == method].sort_values("k")
@@ -220,7 +203,8 @@ def faithfulness_figure(table: pd.DataFrame, methods: Sequence[str], title: str)
         ax.axhline(1, color="#888888", lw=0.8, zorder=0)
         ax.axhline(0, color="#888888", lw=0.8, zorder=0)
         ax.set(xlabel="heads kept", xticks=sorted(part.k.unique()))
-    axes[0].set_ylabel("faithfulness   (1: the whole model)")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    _headline(fig, title)
+    first = next(iter(axes))
+    first.set_ylabel("faithfulness   (1: the whole model)")
+    fig.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    headline(fig, title)
     return fig

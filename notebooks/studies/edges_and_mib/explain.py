@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 
 from hvp_utils import PatchedMetric, activation_patching, attribution_patching
 from hvp_utils.circuits import Circuit, faithfulness, importance
@@ -65,14 +66,13 @@ def better_estimates_better_circuits(table: pd.DataFrame) -> pd.DataFrame:
         error, cmd, cpr = (
             np.array([value.estimate for value in part[name]]) for name in ("error", "CMD", "CPR")
         )
-        rank = [pd.Series(x).rank() for x in (error, cmd, -cpr)]
         rows.append(
             {
                 "model": model,
                 "task": task,
                 "methods": len(part),
-                "error and CMD": float(np.corrcoef(rank[0], rank[1])[0, 1]),
-                "error and loss of CPR": float(np.corrcoef(rank[0], rank[2])[0, 1]),
+                "error and CMD": float(spearmanr(error, cmd).statistic),
+                "error and loss of CPR": float(spearmanr(error, -cpr).statistic),
             }
         )
     return pd.DataFrame(rows)

@@ -30,10 +30,6 @@ LOOKS = {
 }
 
 
-def _settings(table: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(zip(table.model, table.task, strict=True)))
-
-
 def curves_figure(
     table: pd.DataFrame, methods: Sequence[str], ranking: str, title: str, top: float = 2.0
 ) -> Figure:
@@ -47,11 +43,8 @@ def curves_figure(
         top: Upper end of the axis.
     """
     table = table[table.ranking == ranking]
-    settings = _settings(table)
-    models = list(dict.fromkeys(model for model, _ in settings))
-    columns = len(settings) // len(models) if len(settings) % len(models) == 0 else None
-    fig, axes = panels(settings, 3.0, TASKS, columns)
-    for ax, (model, task) in zip(axes, settings, strict=True):
+    fig, axes, columns = panels(table, 3.0, TASKS, row_each=True)
+    for ax, (model, task) in axes.items():
         part = table[(table.model == model) & (table.task == task)]
         for level in (0, 1):
             ax.axhline(level, color="#888888", lw=0.8, zorder=0)
@@ -68,11 +61,11 @@ def curves_figure(
             ax.fill_between(x, bars[:, 1], bars[:, 2], color=colour, alpha=0.13, lw=0)
         ax.set(xscale="log", ylim=(-0.35, top))
         ax.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
-    for ax in axes[-(columns or len(axes)) :]:
+    for ax in [*axes][-columns:]:
         ax.set_xlabel("edges kept   [%]")
-    for ax in axes[:: columns or len(axes)]:
+    for ax in [*axes][::columns]:
         ax.set_ylabel("faithfulness")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    fig.legend(*next(iter(axes)).get_legend_handles_labels(), loc="outside lower center", ncols=6)
     headline(fig, title)
     return fig
 
@@ -85,11 +78,8 @@ def errors_figure(table: pd.DataFrame, methods: Sequence[str], title: str) -> Fi
         methods: Which methods, from the top.
         title: What the figure says.
     """
-    settings = _settings(table)
-    models = list(dict.fromkeys(model for model, _ in settings))
-    columns = len(settings) // len(models) if len(settings) % len(models) == 0 else None
-    fig, axes = panels(settings, 2.6, TASKS, columns)
-    for ax, (model, task) in zip(axes, settings, strict=True):
+    fig, axes, columns = panels(table, 2.6, TASKS, row_each=True)
+    for ax, (model, task) in axes.items():
         part = table[(table.model == model) & (table.task == task)].set_index("method")
         for y, method in enumerate(reversed(methods)):
             if method not in part.index:
@@ -103,7 +93,7 @@ def errors_figure(table: pd.DataFrame, methods: Sequence[str], title: str) -> Fi
         ax.set(xscale="log")
         ax.set_xticks([10, 30, 100, 300], ["10", "30", "100", "300"])
         ax.xaxis.minorticks_off()
-    for ax in axes[-(columns or len(axes)) :]:
+    for ax in [*axes][-columns:]:
         ax.set_xlabel("error   [%]")
     headline(fig, title)
     return fig
@@ -117,11 +107,8 @@ def estimates_figure(table: pd.DataFrame, title: str, area: str = "CMD") -> Figu
         title: What the figure says.
         area: ``"CMD"`` or ``"CPR"``.
     """
-    settings = _settings(table)
-    models = list(dict.fromkeys(model for model, _ in settings))
-    columns = len(settings) // len(models) if len(settings) % len(models) == 0 else None
-    fig, axes = panels(settings, 2.7, TASKS, columns)
-    for ax, (model, task) in zip(axes, settings, strict=True):
+    fig, axes, columns = panels(table, 2.7, TASKS, row_each=True)
+    for ax, (model, task) in axes.items():
         part = table[(table.model == model) & (table.task == task)]
         for _, row in part.iterrows():
             colour, marker, _ = LOOKS[row.method]
@@ -136,9 +123,9 @@ def estimates_figure(table: pd.DataFrame, title: str, area: str = "CMD") -> Figu
         ax.set_xticks([30, 100, 300], ["30", "100", "300"])
         ax.xaxis.minorticks_off()
     names = {"CMD": "CMD (less is better)", "CPR": "CPR (more is better)"}
-    for ax in axes[-(columns or len(axes)) :]:
+    for ax in [*axes][-columns:]:
         ax.set_xlabel("error of the scores   [%]")
-    for ax in axes[:: columns or len(axes)]:
+    for ax in [*axes][::columns]:
         ax.set_ylabel(names[area])
     handles: dict = {}
     for ax in axes:

@@ -28,6 +28,7 @@ from hvp_utils import (
     load_model,
     local_quadratic_term,
     make_prompts,
+    model_origin,
     provenance,
 )
 from hvp_utils.circuits import FRACTIONS, Circuit, edge_pruning, faithfulness, hap, with_kl
@@ -108,7 +109,7 @@ def measure(
         and ``empty`` [prompt], the metrics of the clean and the corrupted run. For a search s:
         ``found__s`` [prompt], and ``edges__s``.
     """
-    name = model if isinstance(model, str) else model.cfg.model_name
+    name = model if isinstance(model, str) else model_origin(model).name
     identity = {
         "format": _FORMAT,
         "model": name,

@@ -7,12 +7,11 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from scipy.integrate import trapezoid
 
 from hvp_utils import Interval, bootstrap_ci, paired_bootstrap, spearman
-from hvp_utils.circuits import Kept
+from hvp_utils.circuits import Curve, Kept
 from hvp_utils.stats import holm
 
 __all__ = [
@@ -96,10 +95,6 @@ def curves(measured: Measured, **options: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _area(part: str, fractions: np.ndarray, f: np.ndarray) -> float:
-    return float(trapezoid(f if part == "signed" else abs(1 - f), fractions))
-
-
 def areas(measured: Measured, **options: float) -> pd.DataFrame:
     """CPR and CMD of every method, with intervals over prompts."""
     rows = []
@@ -108,10 +103,8 @@ def areas(measured: Measured, **options: float) -> pd.DataFrame:
             row = {"model": model, "task": task, "method": NAMES[method]}
             for part, area in PROTOCOLS.items():
                 if f"{part}__{method}" in data:
-                    kept = _kept(data, part, method)
-                    row[area] = kept.interval(
-                        lambda f, p=part, d=data: _area(p, d.fraction.values, f), **options
-                    )
+                    curve = Curve(tuple(data.fraction.values), (), _kept(data, part, method))
+                    row[area] = (curve.cpr if area == "CPR" else curve.cmd)(**options)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -136,6 +129,7 @@ def areas_against(
     for (model, task), data in measured.items():
         fractions, n = data.fraction.values, data.sizes["prompt"]
         draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples)
+        draws = np.concatenate([np.ones((1, n)), draws])  # first the prompts as they are
         for part, area in PROTOCOLS.items():
             base = _kept(data, part, reference)
 
@@ -149,18 +143,17 @@ def areas_against(
                 if method in (reference, "random"):
                     continue
                 kept = _kept(data, part, method)
-                difference = areas_of(kept) - of_base
+                exact, *difference = areas_of(kept) - of_base
+                difference = np.array(difference)
                 low, high = np.quantile(difference, [0.025, 0.975])
                 beyond = min((difference <= 0).sum(), (difference >= 0).sum())
-                exact = _area(part, fractions, kept.faithfulness())
-                exact -= _area(part, fractions, base.faithfulness())
                 rows.append(
                     {
                         "model": model,
                         "task": task,
                         "method": NAMES[method],
                         "area": area,
-                        "difference": Interval(exact, float(low), float(high)),
+                        "difference": Interval(float(exact), float(low), float(high)),
                         "p": min(1.0, 2 * (beyond + 1) / (n_resamples + 1)),
                     }
                 )
@@ -192,6 +185,10 @@ def scattered(measured: Measured) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _error(part: pd.DataFrame) -> float:
+    return 100 * abs(part.estimate - part.truth).sum() / abs(part.truth).sum()
+
+
 def errors(measured: Measured, strata: Sequence[str] | None = None) -> pd.DataFrame:
     """How far scores are from exact effects, over the sampled edges of each prompt.
 
@@ -208,7 +205,7 @@ def errors(measured: Measured, strata: Sequence[str] | None = None) -> pd.DataFr
     rows = []
     for (model, task, method), part in table.groupby(["model", "task", "method"], sort=False):
         by_prompt = [group for _, group in part.groupby("prompt")]
-        error = [100 * abs(g.estimate - g.truth).sum() / abs(g.truth).sum() for g in by_prompt]
+        error = [_error(g) for g in by_prompt]
         rank = [float(spearman(g.estimate, g.truth)) for g in by_prompt]
         sign = [100 * float((g.estimate * g.truth > 0).mean()) for g in by_prompt]
         rows.append(
@@ -230,10 +227,7 @@ def error_tests(measured: Measured, reference: str = "EAP") -> pd.DataFrame:
     rows = []
     for (model, task), part in table.groupby(["model", "task"], sort=False):
         error = {
-            method: [
-                100 * abs(g.estimate - g.truth).sum() / abs(g.truth).sum()
-                for _, g in group.groupby("prompt")
-            ]
+            method: [_error(g) for _, g in group.groupby("prompt")]
             for method, group in part.groupby("method", sort=False)
         }
         for method, values in error.items():
@@ -366,11 +360,6 @@ def zero_gradients(measured: Measured) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def as_effects(data: xr.Dataset, method: str) -> torch.Tensor:
-    """Mean scores of all edges, for ``Circuit.top``."""
-    return torch.tensor(data[f"score__{method}"].values)
 
 
 def wide_curves(table: pd.DataFrame, ranking: str, shares: Sequence[float]) -> pd.DataFrame:
