@@ -1,11 +1,16 @@
 """What all studies share."""
 
+import html
+import math
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
-from hvp_utils import Claim, Interval, bootstrap_ci
+from hvp_utils import Claim, Interval, bootstrap_ci, paired_bootstrap
+from hvp_utils.stats import holm
 from studies import common
 
 
@@ -54,21 +59,27 @@ def test_intervals_are_those_of_each_group():
 def test_shown_tables():
     table = pd.DataFrame(
         {
-            "name": ["a|b", "c"],
+            "name": ["a|b", "<c>"],
             "n": [1, 20],
             "error": [Interval(0.5, -1, 2), 3.0],
             "ok": [True, False],
         }
     )
-    shown = common.show(table, {"error": ".1f"}, "Errors.").data
-    assert shown.splitlines() == [
-        "Errors.",
-        "",
-        "| name | n | error | ok |",
-        "| --- | ---: | ---: | --- |",
-        "| a\\|b | 1 | 0.5 (−1.0 to 2.0) | yes |",
-        "| c | 20 | 3.0 | no |",
+    shown = common.show(table, {"error": ".1f"}, "Errors.").to_html()
+    cells = [html.unescape(c) for c in re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", shown)]
+    assert cells == [
+        *("name", "n", "error", "ok"),
+        *("a|b", "1", "0.5 (−1.0 to 2.0)", "yes"),
+        *("<c>", "20", "3.0", "no"),
     ]
+    assert "<caption>Errors.</caption>" in shown
+    assert set(re.findall(r"\.col(\d)[^{}]*{\s*text-align: right", shown)) == {"1", "2"}
+    assert common.show(table, {"error": ".1f"}, "Errors.").to_html() == shown
+
+
+def test_what_is_not_known_is_a_dash():
+    shown = common.show(pd.DataFrame({"a": [1.0, math.nan]})).to_html()
+    assert ">–<" in shown and "nan" not in shown
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "other"])
@@ -77,3 +88,37 @@ def test_claims_are_published_only_of_the_books_model(model, tmp_path, monkeypat
     claim = Claim("c", "p", "Table 1", "h", "holds", "r")
     assert "**holds**" in common.show_claims("11_x", [claim], model).data
     assert (tmp_path / "results" / "claims" / "11_x.json").exists() == (model == "smollm2-135m")
+
+
+def test_paired_tests_are_those_of_the_package():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 12))
+    parts = [
+        pd.DataFrame(
+            {"model": "x", "task": "ioi", "prompt": np.arange(12), "method": name, "error": values}
+        )
+        for name, values in (("AP", a), ("HVP", b), ("GIM", b - 9))
+    ]
+    table = pd.concat(parts)
+    found = common.paired(table, ("model", "task"), "error", "AP", n_resamples=500)
+    assert found.method.tolist() == ["HVP", "GIM"]
+    test = paired_bootstrap(b, a, n_resamples=500)
+    assert tuple(found.difference[0]) == (test.difference, test.low, test.high)
+    assert found.p[0] == test.p_value
+    assert found.holm.tolist() == holm(found.p).tolist() != found.p.tolist()
+    with pytest.raises(ValueError, match=r"HVP or AP has no error for some prompts of .*'x'"):
+        common.paired(table.iloc[1:], ("model", "task"), "error", "AP", methods=["HVP"])
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "text"),
+    [
+        (2 / 1001, 1000, "p ≤ 0.002"),
+        (4 / 1001, 1000, "p = 0.004"),
+        (0.0321, 1000, "p = 0.032"),
+        (2 / 10000, 9999, "p ≤ 0.0002"),
+        (1.0, 9999, "p = 1.0000"),
+    ],
+)
+def test_the_least_p_value_is_a_bound(p, n, text):
+    assert common.p_value(p, n) == text

@@ -7,6 +7,8 @@ also as cells of a DataFrame, and ``show`` formats them.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,9 +16,18 @@ import pandas as pd
 import xarray as xr
 from IPython.display import Markdown
 
-from hvp_utils import Claim, Interval, bootstrap_ci, claims_table, sweep, write_claims
+from hvp_utils import (
+    Claim,
+    Interval,
+    bootstrap_ci,
+    claims_table,
+    paired_bootstrap,
+    sweep,
+    write_claims,
+)
+from hvp_utils.stats import holm
 
-__all__ = ["BOOK_MODEL", "intervals", "load", "show", "show_claims", "tidy"]
+__all__ = ["BOOK_MODEL", "intervals", "load", "p_value", "paired", "show", "show_claims", "tidy"]
 
 #: Only what is run on it is published: with another model a page shows its claims and keeps them.
 BOOK_MODEL = "smollm2-135m"
@@ -79,10 +90,59 @@ def intervals(
     return pd.DataFrame(found)
 
 
+def paired(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    value: str,
+    against: str,
+    methods: Sequence[str] | None = None,
+    n_resamples: int = 9999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Is a method's mean different from another's, on the same prompts?
+
+    Args:
+        table: With columns ``prompt``, ``method``, those of ``by``, and the value.
+        by: Columns that say what is one test, such as ``("model", "task")``.
+        value: The column to compare: one number for each prompt and method.
+        against: The method that the others are compared with.
+        methods: Which methods; by default all others.
+        n_resamples: Resamples of the paired bootstrap. The smallest p-value is 2 over one more, so
+            a family of m tests needs more than 40 m of them.
+        seed: Seed of the resampling.
+
+    Returns:
+        One row a test: ``by``, method, difference (an ``Interval``), p, and holm: the p-value
+        adjusted for all rows returned.
+
+    Raises:
+        ValueError: A method is missing for a prompt, or a prompt has it twice.
+    """
+    rows = []
+    for key, part in table.groupby(list(by), sort=False):
+        wide = part.pivot(index="prompt", columns="method", values=value)
+        for method in methods or [m for m in part.method.unique() if m != against]:
+            pair = wide[[method, against]]
+            if pair.isna().any(axis=None):
+                raise ValueError(f"{method} or {against} has no {value} for some prompts of {key}.")
+            test = paired_bootstrap(pair[method], pair[against], n_resamples=n_resamples, seed=seed)
+            difference = Interval(test.difference, test.low, test.high)
+            rows.append((*key, method, difference, test.p_value))
+    tests = pd.DataFrame(rows, columns=[*by, "method", "difference", "p"])
+    return tests.assign(holm=holm(tests.p.to_numpy()))
+
+
+def p_value(p: float, n_resamples: int) -> str:
+    """A p-value of a bootstrap as text, "p = 0.031", or "p ≤ 0.002" at the least that it can be."""
+    floor = 2 / (n_resamples + 1)
+    digits = max(3, -math.floor(math.log10(floor)))
+    return f"p ≤ {floor:.{digits}f}" if p <= floor * 1.0001 else f"p = {p:.{digits}f}"
+
+
 def show(
     table: pd.DataFrame, digits: Mapping[str, str] | str = ".2f", caption: str = ""
-) -> Markdown:
-    """A DataFrame as a Markdown table; numbers and intervals stand to the right.
+) -> pd.io.formats.style.Styler:
+    """A DataFrame as a notebook shows it, without its index; numbers stand to the right.
 
     Args:
         table: What to show; its index is left out.
@@ -92,30 +152,41 @@ def show(
 
     def text(name: str, value: object) -> str:
         spec = digits if isinstance(digits, str) else digits.get(name, ".2f")
-        if isinstance(value, Interval) or isinstance(value, (float, np.floating)):
+        if isinstance(value, (float, np.floating)) and np.isnan(value):
+            value = "–"
+        elif isinstance(value, Interval) or isinstance(value, (float, np.floating)):
             value = format(value, spec).replace("-", "−")
         elif isinstance(value, (bool, np.bool_)):
             value = "yes" if value else "no"
         elif isinstance(value, (int, np.integer)):
-            value = str(value).replace("-", "−")
+            value = f"{value:,}".replace("-", "−")
         elif isinstance(value, (list, tuple)):
             value = " or ".join(map(str, value))
-        return str(value).replace("|", "\\|")
+        return str(value)
 
+    table = table.reset_index(drop=True)
+    table.columns = [str(name) for name in table.columns]
     numeric = [
-        all(
+        name
+        for name in table.columns
+        if all(
             isinstance(v, (int, float, np.number, Interval)) and not isinstance(v, bool)
             for v in table[name]
         )
-        for name in table.columns
     ]
-    lines = [
-        [str(name) for name in table.columns],
-        ["---:" if right else "---" for right in numeric],
-        *([text(name, row[name]) for name in table.columns] for _, row in table.iterrows()),
-    ]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return Markdown(f"{caption}\n\n{body}" if caption else body)
+    styler = table.style.hide(axis="index").format(
+        {name: (lambda value, name=name: text(name, value)) for name in table.columns},
+        escape="html",
+    )
+    # A name that is drawn at random would be another in every run.
+    styler.set_uuid(hashlib.sha256(table.to_csv().encode()).hexdigest()[:8])
+    styler.set_table_attributes('class="dataframe"')
+    right = [f".col{place}" for place, name in enumerate(table.columns) if name in numeric]
+    if right:
+        styler.set_table_styles([{"selector": ", ".join(right), "props": "text-align: right"}])
+    if caption:
+        styler.set_caption(caption)
+    return styler
 
 
 def show_claims(chapter: str, claims: Sequence[Claim], model: str) -> Markdown:
