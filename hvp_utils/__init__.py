@@ -116,6 +116,7 @@ if TYPE_CHECKING:
         make_prompts,
         reference_pair,
     )
+    from hvp_utils.top import top_effects
 
 # What can be had from the top, by module. Any module can: hvp_utils.plots, hvp_utils.stats.
 _EXPORTS = {
@@ -146,6 +147,7 @@ _EXPORTS = {
         "METRICS TASKS PromptPair ResolvedPair accuracy factual greater_than ioi make_prompts "
         "reference_pair"
     ),
+    "top": "top_effects",
     "plots": "",
 }
 

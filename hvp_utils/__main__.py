@@ -121,6 +121,75 @@ def sweep(
 
 
 @app.command()
+def top(
+    model: _Model = "smollm2-135m",
+    task: Annotated[
+        str, typer.Option(help=f"Task, where no prompts are given: {', '.join(TASKS)}.")
+    ] = "ioi",
+    clean: Annotated[str | None, typer.Option(help="A prompt.")] = None,
+    corrupted: Annotated[
+        str | None, typer.Option(help="The same with another answer, and as many tokens.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help='The answer to the clean prompt: one token, as in " Mary".')
+    ] = None,
+    wrong: Annotated[
+        str | None,
+        typer.Option(
+            help="A token whose logit is subtracted; without it the metric is the log-probability."
+        ),
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="Prompts of the task; effects are means.")
+    ] = 1,
+    components: _Components = "heads",
+    k: Annotated[int, typer.Option("--k", min=1, help="How many effects are wanted.")] = 5,
+    patched: Annotated[
+        int | None, typer.Option(min=0, help="How many components are patched exactly.")
+    ] = None,
+    direction: Annotated[
+        str, typer.Option(help="denoising (patch the corrupted run towards clean) or noising.")
+    ] = "denoising",
+    seed: Annotated[int, typer.Option(help="Seed of the prompts and of sampled neurons.")] = 0,
+    device: _Device = None,
+) -> None:
+    """Find the largest effects as the book recommends: choose cheaply, then patch exactly.
+
+    Example: ``python -m hvp_utils top --clean "The capital of France is" --corrupted "The capital
+    of Italy is" --answer " Paris"``
+    """
+    from hvp_utils import PatchedMetric, PromptPair, load_model, make_prompts, top_effects
+
+    given = {"--clean": clean, "--corrupted": corrupted, "--answer": answer}
+    missing = [name for name, text in given.items() if text is None]
+    try:
+        if 0 < len(missing) < 3 or (wrong is not None and missing):
+            raise ValueError(f"a prompt of your own needs {', '.join(missing)} too.")
+        loaded = load_model(model, device=device)
+        if missing:
+            pairs = make_prompts(task, loaded, prompts, seed)
+        else:
+            metric = "log_prob" if wrong is None else "logit_diff"
+            pairs = PromptPair(clean, corrupted, answer, wrong, metric)
+        M = PatchedMetric(loaded, pairs, _kind(components), direction, seed=seed)
+        found = top_effects(M, k, patched, seed)
+    except (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError) as error:
+        _fail(error)
+    signed = {name: "{:+.3f}".format for name in ("effect", "f_ap", "r")}
+    typer.echo(found.to_string(index=False, formatters=signed | {"runs": "{:.2f}".format}))
+    about = found.attrs
+    typer.echo(
+        f"\nThe metric of the base run is {M.base:+.3f}, of the other {M.other:+.3f}. "
+        f"{about['patched']:,} of {about['n']:,} components were patched exactly. Counted by "
+        f"operations it all cost {about['runs']:,.1f} runs with one component patched, "
+        f"{about['percent']:.2g} % of patching each."
+    )
+    if about["doubtful"]:
+        names = ", ".join(about["doubtful"][:8]) + (", ..." if len(about["doubtful"]) > 8 else "")
+        typer.echo(f"Not patched, and perhaps as large: {names}. Give a larger --patched.")
+
+
+@app.command()
 def plan(
     model: _Model = "smollm2-135m",
     components: _Components = "heads",
