@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book site serve test lint unit notebooks-check site-clean browser bench sweeps clean
+.PHONY: help setup book notebooks site serve test lint unit notebooks-check site-clean browser bench sweeps clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
@@ -22,11 +22,8 @@ export GOMP_SPINCOUNT ?= 0
 # Two test processes share two cores better with a thread each than with two.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-# A run with another model or device has a folder of its own, and a copy of the book to go with it.
-RUN :=
-ifneq ($(MODEL) $(DEVICE),smollm2-135m auto)
+# What is executed here goes to a folder of its own, with a copy of the book to go with it.
 RUN := _build/runs/$(subst /,--,$(MODEL))$(if $(filter-out auto,$(DEVICE)),-$(DEVICE))
-endif
 
 # $(call step,name,command): run a command and print how long it took
 step = @printf '\n== %s\n' '$(1)'; start=$$SECONDS; $(2) || exit 1; \
@@ -55,23 +52,24 @@ book:
 	@$(MAKE) --no-print-directory book MODELS=
 	@$(MAKE) --no-print-directory book MODELS= MODEL=gemma-3-270m
 else
-book: $(READY) ## execute the chapters (later: those out of date), then build the site
-	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) --here \
-		$(if $(RUN),--out $(RUN)) $(if $(FORCE),--force)
-ifeq ($(RUN),)
-	$(BIN)/python tools/main_figure.py
-	@$(MAKE) --no-print-directory site
-else
+book: $(READY) ## execute the chapters here (later: those out of date), then build the site
+	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) --out $(RUN) \
+		$(if $(FORCE),--force)
 	rm -rf $(RUN)/site
 	mkdir -p $(RUN)/site/notebooks/evidence
 	cp -r _config.yml _toc.yml book $(wildcard benchmarks) $(RUN)/site
+	mkdir -p $(RUN)/site/notebooks/results
+	cp -r notebooks/results/claims $(RUN)/site/notebooks/results
 	cp $(RUN)/*.ipynb $(RUN)/site/notebooks
 	cp $(RUN)/evidence/*.ipynb $(RUN)/site/notebooks/evidence
 	cd $(RUN)/site && $(BUILD)
 	@echo 'Built from the notebooks in $(RUN); those in notebooks/ are untouched.'
 	@echo 'Open file://$(CURDIR)/$(RUN)/site/_build/html/index.html'
 endif
-endif
+
+notebooks: $(READY) ## for maintainers: execute the published chapters that are out of date, in place
+	$(BIN)/python tools/run_notebooks.py $(if $(FORCE),--force)
+	$(BIN)/python tools/main_figure.py
 
 site: $(READY) ## build the site from the committed notebooks, without executing anything
 	$(BUILD)

@@ -83,11 +83,14 @@ def test_what_is_not_known_is_a_dash():
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "other"])
-def test_claims_are_published_only_of_the_books_model(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("publish", ["1", ""])
+def test_claims_are_published_only_of_the_books_model(model, publish, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HVP_BOOK_PUBLISH", publish)
     claim = Claim("c", "p", "Table 1", "h", "holds", "r")
     assert "**holds**" in common.show_claims("11_x", [claim], model).data
-    assert (tmp_path / "results" / "claims" / "11_x.json").exists() == (model == "smollm2-135m")
+    published = (tmp_path / "results" / "claims" / "11_x.json").exists()
+    assert published == (model == "smollm2-135m" and publish == "1")
 
 
 def test_paired_tests_are_those_of_the_package():

@@ -7,8 +7,9 @@ A chapter runs only when it is out of date: its source, the studies that it impo
 package changed since the run that its .ipynb records. The new .ipynb replaces the old one when the
 whole chapter has run without an error, so a failure leaves the old one as it was.
 
-With another --model or --device, give another --out: the .ipynb files beside the sources are the
-published ones and always hold a run with the defaults.
+The .ipynb files beside the sources are the published ones and always hold a run with the defaults:
+`make notebooks` writes them. Everything else gives another --out, as `make book` does, and leaves
+the checkout as it was.
 
     \b
     python tools/run_notebooks.py                          # every chapter that is out of date
@@ -20,6 +21,7 @@ published ones and always hold a run with the defaults.
 import ast
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tokenize
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -64,10 +67,33 @@ def source_hash(source: Path) -> str:
     return hashlib.sha256(source.read_text(encoding="utf-8").encode()).hexdigest()
 
 
+def code_of(text: str) -> str:
+    """Return the lines of a module that Python runs: no comments, docstrings or blank lines."""
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if ast.get_docstring(node, clean=False) is not None:
+                lines[first.lineno - 1 : first.end_lineno] = [""] * (
+                    first.end_lineno - first.lineno + 1
+                )
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
 def package_hash(package: Path = ROOT / "hvp_utils") -> str:
-    """Return one sha256 over the names and texts of all the package's modules."""
-    files = sorted(package.rglob("*.py"))
-    lines = [f"{f.relative_to(package).as_posix()} {source_hash(f)}" for f in files]
+    """Return one sha256 over what the package's modules do, and not over how they explain it.
+
+    The command line is left out: no chapter runs it.
+    """
+    files = sorted(set(package.rglob("*.py")) - {package / "__main__.py"})
+    lines = [
+        f"{f.relative_to(package).as_posix()}\n{code_of(f.read_text(encoding='utf-8'))}"
+        for f in files
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -112,7 +138,7 @@ def studies_hash(source: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
 
-def out_of_date(source: Path, target: Path, check_package: bool = True) -> str:
+def out_of_date(source: Path, target: Path) -> str:
     """Return why `target` does not show what `source` would give, or "" when it does."""
     if not target.exists():
         return "never executed"
@@ -121,7 +147,7 @@ def out_of_date(source: Path, target: Path, check_package: bool = True) -> str:
         return "its source changed"
     if recorded.get("studies_sha256", "") != studies_hash(source):
         return "its study changed"
-    if check_package and recorded.get("package_sha256") != package_hash():
+    if recorded.get("package_sha256") != package_hash():
         return "hvp_utils changed"
     return ""
 
@@ -313,9 +339,6 @@ def main(
         Path | None, typer.Option(help="Folder for the .ipynb. [default: beside the sources]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also run what is up to date.")] = False,
-    here: Annotated[
-        bool, typer.Option("--here", help="Also run what this checkout has not run itself.")
-    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; fail if out of date.")
     ] = False,
@@ -326,17 +349,13 @@ def main(
         raise typer.BadParameter("another model or device needs --out; see --help")
     targets = {source: (out or home(source)) / f"{page_name(source)}.ipynb" for source in sources}
     reasons = {source: out_of_date(source, target) for source, target in targets.items()}
-    # The published .ipynb come with every clone; these marks say which of them were made in it.
-    marks = {source: ROOT / "_build" / "executed" / page_name(source) for source in sources}
-    if here and out is None:
-        for source in sources:
-            if not marks[source].exists():
-                reasons[source] = reasons[source] or "not yet executed in this checkout"
     todo = [source for source in sources if force or reasons[source]]
     for source in todo:
         print(f"{page_name(source)}: {reasons[source] or 'forced'}")
     if check:
         raise typer.Exit(1 if todo else 0)
+    if out is None:  # see studies.common.show_claims
+        os.environ["HVP_BOOK_PUBLISH"] = "1"
     bar = tqdm(todo, desc="chapters", unit="chapter", disable=not todo)
     for source in bar:
         bar.set_postfix_str(page_name(source))
@@ -346,9 +365,6 @@ def main(
             bar.close()
             print(f"\n{error}", file=sys.stderr)
             raise typer.Exit(1) from None
-        if out is None:
-            marks[source].parent.mkdir(parents=True, exist_ok=True)
-            marks[source].touch()
     print(f"chapters executed: {len(todo)}, already up to date: {len(sources) - len(todo)}")
 
 

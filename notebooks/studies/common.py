@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -190,7 +191,11 @@ def show(
 
 
 def show_claims(chapter: str, claims: Sequence[Claim], model: str) -> Markdown:
-    """The table of claims of a chapter; those of the book's own model are written as data too."""
-    if model == BOOK_MODEL:
+    """The table of claims of a chapter; those that the book publishes are written as data too.
+
+    That is a run with the book's own model by ``make notebooks``: whoever else runs a page sees
+    claims, and changes none.
+    """
+    if model == BOOK_MODEL and os.environ.get("HVP_BOOK_PUBLISH"):
         write_claims(chapter, claims)
     return Markdown(claims_table(claims))
