@@ -1,0 +1,64 @@
+"""Figures of executed pages: a version for a phone, and a larger one on a click.
+
+A notebook holds the phone's version of a figure beside it (``notebooks/studies/phone.py``). A page
+shows that one where the screen is narrow. Every figure is a link to its picture, which a script
+opens over the page.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+KIND = "application/vnd.hvp-book.phone"
+NARROW = "(max-width: 600px)"
+IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?P<src>[^"]*_images/(?P<name>[^"/]+)\.(?:png|svg))"[^>]*>')
+
+
+def pictures(notebook: dict) -> dict[str, str]:
+    """The phone's versions in a notebook, in base64, by the file name of the figure."""
+    found = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data and KIND in data:
+                png, phone = ("".join(data[kind]) for kind in ("image/png", KIND))
+                found[hashlib.sha256(base64.b64decode(png)).hexdigest()] = phone
+    return found
+
+
+def with_links(body: str, phones: set[str]) -> str:
+    """A page whose figures are links, and have a phone's version where there is one."""
+
+    def link(match: re.Match) -> str:
+        image, src, name = match.group(), match["src"], match["name"]
+        if name in phones:
+            source = f'<source media="{NARROW}" srcset="{src.replace(name, name + "-phone")}">'
+            image = f"<picture>{source}{image}</picture>"
+        before = body[: match.start()].rstrip()
+        if before.endswith(">") and re.search(r"<a\b[^>]*image-reference[^>]*>$", before):
+            return image
+        return f'<a class="figure-link" href="{src}" title="Open the figure larger">{image}</a>'
+
+    return IMAGE.sub(link, body)
+
+
+def show_figures(app, pagename, templatename, context, doctree) -> None:
+    """Write the phone's versions of a page's figures and put them into the page."""
+    if "body" not in context:
+        return
+    source, phones = Path(app.srcdir, f"{pagename}.ipynb"), {}
+    if pagename.startswith("notebooks/") and source.exists():
+        phones = pictures(json.loads(source.read_text(encoding="utf-8")))
+    folder = Path(app.outdir, "_images")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, phone in phones.items():
+        (folder / f"{name}-phone.png").write_bytes(base64.b64decode(phone))
+    context["body"] = with_links(context["body"], set(phones))
+
+
+def setup(app) -> dict:
+    """Change pages as they are written."""
+    app.connect("html-page-context", show_figures)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
