@@ -80,8 +80,8 @@ serve: ## show the built site at http://127.0.0.1:PORT
 
 test: lint unit notebooks-check site-clean browser ## lint, unit tests, notebooks, strict site build, browser
 
-lint: $(READY) ## check style and format
-	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+lint: $(READY) ## check style, format and the limits of the lessons
+	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint_lessons.py)
 
 unit: $(READY) ## run the unit tests
 	$(call step,unit tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser')
