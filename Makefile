@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book notebooks site serve test lint unit notebooks-check site-clean browser bench sweeps clean
+.PHONY: help setup book notebooks site pdf serve test lint unit notebooks-check site-clean browser bench sweeps clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
@@ -74,6 +74,10 @@ notebooks: $(READY) ## for maintainers: execute the published chapters that are 
 site: $(READY) ## build the site from the committed notebooks, without executing anything
 	$(BUILD)
 	@echo 'Open file://$(CURDIR)/_build/html/index.html'
+
+pdf: $(READY) ## print the book as a PDF (needs Chromium), then build the site that links to it
+	$(BIN)/python tools/make_pdf.py
+	@$(MAKE) --no-print-directory site
 
 serve: ## show the built site at http://127.0.0.1:PORT
 	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
