@@ -106,7 +106,9 @@ def quarters_figure(table: pd.DataFrame, title: str, paper: float = 0.97) -> Fig
             x = one.quarter + 0.06 * (i - 1)
             look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.7, elinewidth=1)
             ax.errorbar(x, middle, spread, label=task, **look)
-        ax.axhline(paper, color=_GREY, lw=1.1, ls=":", label="paper: quarters 2 to 4 above this")
+        ax.axhline(
+            paper, color=_GREY, lw=1.1, ls=":", label=f"paper, quarters 2 to 4: above {paper}"
+        )
         ax.set_title(model, fontsize=10, weight="normal")
         unit = "true effect |f|" if by == "|f|" else "patch |δ|"
         ax.set(xlabel=f"quarter of the {unit}   (4: largest)", xticks=[1, 2, 3, 4])
