@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
@@ -154,6 +155,8 @@ def anchors(file):
 def test_served_page(open_page, server, path):
     page = open_page(path)
     assert page.evaluate(FIND_FAULTS) == []
+    if page.locator(".bd-article").count():
+        assert too_faint(page) == []
     broken = []
     for href in page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)"):
         if not href.startswith(server):
@@ -167,10 +170,32 @@ def test_served_page(open_page, server, path):
     assert broken == []
 
 
+# Tables that a reader would have to push sideways, and anything else that sticks out of its column.
+TOO_WIDE = """() => [...document.querySelectorAll('.bd-article table, .bd-article svg')]
+  .filter(one => one.scrollWidth > one.clientWidth + 1 || one.getBoundingClientRect().right >
+    one.closest('.bd-article').getBoundingClientRect().right + 1)
+  .map(one => `${one.scrollWidth} in ${one.clientWidth}: ${one.textContent.trim().slice(0, 60)}`)"""
+
+
 @each_page
-def test_fits_a_phone(open_page, path):
-    page = open_page(path, width=390)
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= 391
+@pytest.mark.parametrize("width", [390, 1400])
+def test_fits_its_column(open_page, path, width):
+    page = open_page(path, width=width)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width + 1
+    assert page.evaluate(TOO_WIDE) == []
+
+
+CONTRAST = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+
+
+def too_faint(page):
+    """Texts whose contrast is below what WCAG calls AA, as axe-core finds them."""
+    found = Axe().run(page, context={"include": [[".bd-article"]]}, options=CONTRAST)
+    return [
+        node["html"][:90] + " " + node["any"][0]["message"][:110]
+        for violation in found.response["violations"]
+        for node in violation["nodes"]
+    ]
 
 
 @each_page
@@ -192,6 +217,8 @@ def test_dark_theme_and_print(open_page, path):
     figures = "main .bd-article img"
     assert set(colour(figures, "backgroundColor")) <= {"rgb(255, 255, 255)"}
     assert set(colour(figures, "filter")) <= {"none"}
+    if page.locator(".bd-article").count():
+        assert too_faint(page) == []
 
     page.emulate_media(media="print")
     assert colour("body", "backgroundColor") == ["rgb(255, 255, 255)"]

@@ -56,7 +56,7 @@ def measure(model, pairs: Sequence[PromptPair]) -> xr.Dataset:
         }
         parts.append(xr.Dataset({name: (("component", "knot"), a) for name, a in arrays.items()}))
     data = xr.concat(parts, "prompt").assign_coords(
-        label=("component", M.labels),
+        label=("component", list(M.labels)),
         layer=("component", list(M.layers)),
         knot=("knot", list(KNOTS)),
         clean=("prompt", [str(pair.clean) for pair in pairs]),
