@@ -59,7 +59,7 @@ book: $(READY) ## execute the chapters here (later: those out of date), then bui
 	mkdir -p $(RUN)/site/notebooks/evidence
 	cp -r _config.yml _toc.yml book $(wildcard benchmarks) $(RUN)/site
 	mkdir -p $(RUN)/site/notebooks/results
-	cp -r notebooks/results/claims $(RUN)/site/notebooks/results
+	cp -r notebooks/results/claims notebooks/results/answer.json $(RUN)/site/notebooks/results
 	cp $(RUN)/*.ipynb $(RUN)/site/notebooks
 	cp $(RUN)/evidence/*.ipynb $(RUN)/site/notebooks/evidence
 	cd $(RUN)/site && $(BUILD)
@@ -70,6 +70,9 @@ endif
 notebooks: $(READY) ## for maintainers: execute the published chapters that are out of date, in place
 	$(BIN)/python tools/run_notebooks.py $(if $(FORCE),--force)
 	$(BIN)/python tools/main_figure.py
+	$(BIN)/python tools/patching_picture.py
+	$(BIN)/python tools/answer.py
+	$(BIN)/python tools/explore_data.py
 
 site: $(READY) ## build the site from the committed notebooks, without executing anything
 	$(BUILD)

@@ -1,10 +1,12 @@
 """What README.md says can be done is done as it stands there."""
 
+import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import answer
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -32,13 +34,16 @@ def commands(program):
 
 
 def test_the_ten_lines(capsys, monkeypatch, real_model):
-    (code,) = blocks("python")
-    assert len([line for line in code.splitlines() if line]) <= 15
+    first, code = blocks("python")
+    assert max(len(block.splitlines()) for block in (first, code)) <= 12
     asked = []
     monkeypatch.setattr(hvp_utils, "load_model", lambda name: asked.append(name) or real_model)
     there = {}
-    exec(compile(code, "README.md", "exec"), there)
+    exec(compile(first, "README.md", "exec"), there)
     assert asked == ["smollm2-135m"]  # which is installed
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split()[:4] == ["component", "layer", "effect", "value"] and len(shown) == 6
+    exec(compile(code, "README.md", "exec"), there)
     header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert header == ["component", "patching", "AP", "HVP", "MS-HVP"]
     assert len(rows) == 10 and {len(row) for row in rows} == {5}
@@ -90,3 +95,40 @@ def test_what_is_installed_and_linked_is_there():
         assert not heading or heading in [t.lower().replace(" ", "-") for t in titles], link
     for folder in re.findall(r"^\| `([a-z_]+/)`", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
+
+
+# --- the page "The answer" -------------------------------------------------------------------
+
+
+def test_what_the_answer_says_to_copy_runs(monkeypatch, real_model, capsys):
+    """The cells run in their order, as a reader would copy them."""
+    text = (ROOT / "book" / "answer.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(cells) >= 5
+    monkeypatch.setattr(hvp_utils, "load_model", lambda name: real_model)
+    there = {}
+    for code in cells:
+        exec(
+            compile(code.replace('"ioi", model, 20', '"ioi", model, 2'), "answer.md", "exec"), there
+        )
+    printed = capsys.readouterr().out
+    assert "L23H3" in printed and "% of patching all; in doubt: []" in printed
+
+
+def test_numbers_of_prose_are_those_that_are_stored():
+    stored = (ROOT / "notebooks" / "results" / "answer.json").read_text(encoding="utf-8")
+    assert answer.text() == stored
+    used = {
+        name
+        for page in (ROOT / "book").glob("*.md")
+        for name in re.findall(r"{number}`(\w+)`", page.read_text(encoding="utf-8"))
+    }
+    assert used <= set(json.loads(stored)) and len(used) > 10
+
+
+def test_the_readme_gives_stored_numbers():
+    """Where README.md has a number of the short answer, it is the one that the book gives."""
+    known = json.loads((ROOT / "notebooks/results/answer.json").read_text(encoding="utf-8"))
+    (short,) = re.findall(r"^## The short answer\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"\d[\d,.]* %", short)
+    assert len(found) >= 4 and set(found) <= set(known.values())

@@ -5,6 +5,7 @@ appendix, and a lesson links to its evidence where it matters.
 """
 
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,13 @@ import yaml
 
 def parts_of(toc: dict) -> dict[str, str]:
     """The caption of the part that each page belongs to."""
-    return {page["file"]: part["caption"] for part in toc["parts"] for page in part["chapters"]}
+
+    def files(pages: list[dict]) -> Iterator[str]:
+        for page in pages:
+            yield page["file"]
+            yield from files(page.get("sections", []))
+
+    return {file: part["caption"] for part in toc["parts"] for file in files(part["chapters"])}
 
 
 #: Parts that no other part leads into, nor out of.
