@@ -32,19 +32,31 @@ def test_phone_versions_are_found_by_the_name_of_their_figure():
     data = {"image/png": base64.b64encode(png).decode() + "\n", figures.KIND: "cGhvbmU="}
     other = {"image/png": base64.b64encode(b"another").decode()}
     cells = [{"outputs": [{"data": data}, {"data": other}, {"text": "x"}]}, {}]
-    assert figures.pictures({"cells": cells}) == {hashlib.sha256(png).hexdigest(): "cGhvbmU="}
+    names = [hashlib.sha256(picture).hexdigest() for picture in (png, b"another")]
+    assert figures.pictures({"cells": cells}) == dict(zip(names, ("cGhvbmU=", ""), strict=True))
 
 
 def test_figures_are_links_and_phones_have_their_own():
     body = '<p><img alt="A" src="../_images/abc.png" /> <img src="../_images/def.png"></p>'
-    shown = figures.with_links(body, {"abc"})
+    shown = figures.with_links(body, {"abc": "cGhvbmU="}, "10.")
     assert 'srcset="../_images/abc-phone.png"' in shown and "def-phone" not in shown
     assert shown.count('<a class="figure-link" href="../_images/') == 2
-    assert '<img alt="A" src="../_images/abc.png" /></picture></a>' in shown
-    linked = (
-        '<a class="reference internal image-reference" href="x"><img src="_images/abc.png"></a>'
-    )
-    assert figures.with_links(linked, set()) == linked
+    assert "<figcaption><strong>Figure 10.1.</strong> A</figcaption></figure>" in shown
+    assert shown.count("<figcaption>") == 1 and 'alt="Figure 10.1, described' in shown
+    linked = '<a class="reference image-reference" href="x"><img src="_images/abc.png"></a>'
+    assert figures.with_links(linked, {}) == linked
+
+
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [
+        ("notebooks/04_curvature_gap", "4."),
+        ("notebooks/evidence/10_is_it_worth_it", "E10."),
+        ("book/theory", ""),
+    ],
+)
+def test_figures_are_numbered_by_chapter(page, number):
+    assert figures.number_of(page) == number
 
 
 class App:

@@ -17,29 +17,48 @@ IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?P<src>[^"]*_images/(?P<name>[^"/]+)\.(?
 
 
 def pictures(notebook: dict) -> dict[str, str]:
-    """The phone's versions in a notebook, in base64, by the file name of the figure."""
+    """The phone's versions in a notebook, in base64, by the file name of the figure; "" for none."""
     found = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "image/png" in data and KIND in data:
-                png, phone = ("".join(data[kind]) for kind in ("image/png", KIND))
+            if "image/png" in data:
+                png, phone = ("".join(data.get(kind, "")) for kind in ("image/png", KIND))
                 found[hashlib.sha256(base64.b64decode(png)).hexdigest()] = phone
     return found
 
 
-def with_links(body: str, phones: set[str]) -> str:
-    """A page whose figures are links, and have a phone's version where there is one."""
+def number_of(pagename: str) -> str:
+    """How the figures of a page are numbered: "10." in a lesson, "E10." on its evidence page."""
+    match = re.search(r"(evidence/)?(\d+)_[^/]*$", pagename)
+    return f"{'E' if match[1] else ''}{int(match[2])}." if match else ""
+
+
+def with_links(body: str, phones: dict[str, str], number: str = "") -> str:
+    """A page whose figures are links, and have a caption, and a phone's version where there is one.
+
+    Args:
+        body: The page.
+        phones: What ``pictures`` gives: figures that the page has computed.
+        number: How their numbers begin. Their descriptions become captions, which everyone reads.
+    """
+    count = iter(range(1, 1000))
 
     def link(match: re.Match) -> str:
         image, src, name = match.group(), match["src"], match["name"]
-        if name in phones:
+        caption = ""
+        if name in phones and (alt := re.search(r'\balt="([^"]*)"', image)):
+            title = f"Figure {number}{next(count)}"
+            image = image.replace(alt.group(), f'alt="{title}, described in its caption"')
+            caption = f"<figcaption><strong>{title}.</strong> {alt[1]}</figcaption>"
+        if phones.get(name):
             source = f'<source media="{NARROW}" srcset="{src.replace(name, name + "-phone")}">'
             image = f"<picture>{source}{image}</picture>"
         before = body[: match.start()].rstrip()
         if before.endswith(">") and re.search(r"<a\b[^>]*image-reference[^>]*>$", before):
             return image
-        return f'<a class="figure-link" href="{src}" title="Open the figure larger">{image}</a>'
+        shown = f'<a class="figure-link" href="{src}" title="Open the figure larger">{image}</a>'
+        return f'<figure class="computed">{shown}{caption}</figure>' if caption else shown
 
     return IMAGE.sub(link, body)
 
@@ -54,8 +73,10 @@ def show_figures(app, pagename, templatename, context, doctree) -> None:
     folder = Path(app.outdir, "_images")
     folder.mkdir(parents=True, exist_ok=True)
     for name, phone in phones.items():
+        if not phone:
+            continue
         (folder / f"{name}-phone.png").write_bytes(base64.b64decode(phone))
-    context["body"] = with_links(context["body"], set(phones))
+    context["body"] = with_links(context["body"], phones, number_of(pagename))
 
 
 def setup(app) -> dict:
