@@ -3,7 +3,7 @@
 ``judged`` reads stored sweeps; everything else takes what it returns, or a model.
 """
 
-from .blind import Blind, blind_curve, blind_spot, one_prompt, rounding
+from .blind import Blind, Rounding, blind_curve, blind_spot, one_prompt, rounding
 from .claiming import claims
 from .detecting import detector, falls, lowest_quarter, misses, quarters, rivals_beaten
 from .figures import blind_figure, cloud_figure, layers_figure, quarters_figure
@@ -28,6 +28,7 @@ __all__ = [
     "TASKS",
     "Blind",
     "Judged",
+    "Rounding",
     "blind_curve",
     "blind_figure",
     "blind_spot",

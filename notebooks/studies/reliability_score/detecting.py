@@ -118,7 +118,8 @@ def lowest_quarter(table: pd.DataFrame, by: str = "|f|") -> pd.DataFrame:
         table: What ``quarters`` returns.
         by: The size.
     """
-    part = table[table.by == by].assign(area=lambda t: [ci.estimate for ci in t.AUROC])
+    part = table[table.by == by].reset_index(drop=True)
+    part = part.assign(area=[ci.estimate for ci in part.AUROC])
     rows = part.loc[part.groupby(["model", "task"], sort=False).area.idxmin()]
     return rows[["model", "task", "quarter"]].reset_index(drop=True)
 
