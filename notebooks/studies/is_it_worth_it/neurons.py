@@ -274,7 +274,7 @@ def _points(model: str, series: str, point: object, percent: float, errors: ndar
 
 
 def timing(
-    model: object, pair: object, repeats: int = 3, sample: int = 128
+    model: object, pair: object, repeats: int = 2, sample: int = 128
 ) -> tuple[pd.DataFrame, int]:
     """Seconds of screens of all neurons, and of patching some of them exactly.
 
@@ -292,6 +292,7 @@ def timing(
             f"sketched_hvp:{PRODUCTS[-1]}": lambda: screen(M, PRODUCTS[-1]),
         },
         repeats,
+        warm_up=False,
     )
     all_of_them = measured.method == "activation_patching"
     for column in ("seconds", "fastest", "slowest"):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 
-from hvp_utils import Diagonal, PatchedMetric, diagonal, sweep
+from hvp_utils import Diagonal, PatchedMetric, activation_patching, diagonal, sweep
+from hvp_utils import store as files
+from hvp_utils.sweeps import provenance
 
 from .rules import PRODUCTS, TASKS, Scored
 
@@ -84,10 +89,52 @@ class KnownHessian:
         return torch.zeros(self.n, dtype=self.H.dtype), lambda V: self.H @ V
 
 
+class Known(NamedTuple):
+    """What is known of every component of one metric, in double precision on the CPU.
+
+    Attributes:
+        H: The whole Hessian at 0.
+        truth: Exact effects.
+        slope: First-order effects.
+        q: Quadratic terms.
+    """
+
+    H: torch.Tensor
+    truth: torch.Tensor
+    slope: torch.Tensor
+    q: torch.Tensor
+
+
 def hessian(M: PatchedMetric) -> torch.Tensor:
     """The whole Hessian of a metric at 0, from n products."""
     H = M.hessian_matvec(torch.eye(M.n)).double().cpu()
     return (H + H.T) / 2
+
+
+def everything(name: str, M: PatchedMetric, store: str | Path | None = "results/worth") -> Known:
+    """The whole Hessian and all effects of the reference pair, stored; delete the file to redo it.
+
+    Args:
+        name: The model.
+        M: The metric of the reference pair.
+        store: Folder of the files; None to store nothing.
+    """
+    path = store and Path(store) / f"{name}__reference_pair.nc".replace("/", "--")
+    identity = {"model": name, "components": ",".join(M.labels)}
+    data = files.read(path or None, identity)
+    if data is None:
+        at_0 = M.along_axes(0.0)
+        found = {
+            "truth": activation_patching(M),
+            "slope": at_0.slope,
+            "q": at_0.curvature / 2,
+        }
+        variables = {key: ("component", v.float().cpu().numpy()) for key, v in found.items()}
+        variables["H"] = (("component", "other"), hessian(M).float().numpy())
+        data = xr.Dataset(variables, attrs=dict(provenance(M.model)) | identity)
+        if path:
+            files.write(data, path)
+    return Known(*(torch.tensor(data[key].values).double() for key in Known._fields))
 
 
 def sketches(
@@ -139,22 +186,16 @@ def over_seeds(
     return pd.DataFrame(rows, columns=["model", "method", "k", "seed", "error", "inside"])
 
 
-def flags_found(
-    truth: torch.Tensor,
-    slope: torch.Tensor,
-    curvature: torch.Tensor,
-    made: Sequence[Diagonal],
-    tau: float = 0.1,
-) -> tuple[float, float]:
-    """Median recall and precision of R > tau from sketches, among heads that matter.
+def flags_found(known: Known, made: Sequence[Diagonal], tau: float = 0.1) -> tuple[float, float]:
+    """Median recall and precision of R > tau from sketches, among components that matter.
 
-    A head matters whose effect is at least 1 % of the largest.
+    A component matters if its effect is at least 1 % of the largest.
     """
-    matters = truth.abs() >= 0.01 * truth.abs().max()
-    flags = (curvature / 2).abs() > tau * slope.abs()
+    matters = known.truth.abs() >= 0.01 * known.truth.abs().max()
+    flags = known.q.abs() > tau * known.slope.abs()
     seen = []
     for s in made:
-        guess = (s.values / 2).abs() > tau * slope.abs()
+        guess = (s.values / 2).abs() > tau * known.slope.abs()
         hits = (guess & flags & matters).sum().item()
         of, among = (flags & matters).sum().item(), (guess & matters).sum().item()
         seen.append((hits / max(of, 1), hits / max(among, 1)))
@@ -168,24 +209,30 @@ def difference_error(M: PatchedMetric, H: torch.Tensor, w: torch.Tensor, step: f
     return relative_error((there - at_start).double().cpu() / step, H @ w.double())
 
 
-def hidden_from_score(M: PatchedMetric, truth, slope, q, tau: float = 0.1) -> dict:
-    """The head with the largest error of AP among those that R does not flag."""
-    truth, slope, q = (torch.as_tensor(v).double().cpu() for v in (truth, slope, q))
+def hidden_from_score(labels: Sequence[str], known: Known, tau: float = 0.1) -> dict:
+    """The component with the largest error of AP among those that R does not flag.
+
+    Returns:
+        head, truth, AP, error (percent of the truth), q, R, its places by R and by |f_AP| + |q|,
+        and how many there are.
+    """
+    _, truth, slope, q = known
     score = (q.abs() / slope.abs()).nan_to_num(0.0)
     worst = int(((truth - slope).abs() * (score < tau)).argmax())
-    place = {
-        name: size.argsort(descending=True).tolist().index(worst) + 1
-        for name, size in (("place by R", score), ("place by size", slope.abs() + q.abs()))
-    }
+    by_R, by_size = (
+        size.argsort(descending=True).tolist().index(worst) + 1
+        for size in (score, slope.abs() + q.abs())
+    )
     return {
-        "head": M.labels[worst],
+        "head": labels[worst],
         "truth": truth[worst].item(),
         "AP": slope[worst].item(),
-        "error, %": (100 * (slope - truth).abs() / truth.abs())[worst].item(),
+        "error": (100 * (slope - truth).abs() / truth.abs())[worst].item(),
         "q": q[worst].item(),
         "R": score[worst].item(),
-        **place,
-        "heads": M.n,
+        "by R": by_R,
+        "by size": by_size,
+        "heads": len(labels),
     }
 
 
