@@ -120,8 +120,7 @@ _ = first_steps.scaling_figure(double, single, title)
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The theory holds to the precision of the arithmetic, for *small* patches. Now look at the right end. At the whole patch, $s = 1$, the quadratic term removes "
-    f"only **{found['removed']:.0f} %** of the error of these five heads. The whole patch is too long for the leading term to speak for the rest. (In float32 the curve "
+    f"The theory holds to the precision of the arithmetic, for *small* patches. Now look at the right end. At the whole patch, $s = 1$, the quadratic term removes only **{found['removed']:.0f} %** of the error of these five heads. The whole patch is too long for the leading term to speak for the rest. (In float32 the curve "
     f"ends in a floor of rounding near {found['floor']:.0e} nats; a smaller remainder cannot be seen.)"
 )
 
@@ -136,7 +135,9 @@ models = model_name, second_model
 sweeps = common.load(models, ["ioi"], first_steps.ESTIMATORS, n_prompts, device=device)
 parts = first_steps.parts(sweeps)
 each = first_steps.head_by_head(parts).set_index("model")
-title = f"The quadratic term brings {each.closer.min():.0f} to {each.closer.max():.0f} % of all heads nearer to the truth"
+title = (
+    f"{each.closer.min():.0f} to {each.closer.max():.0f} % of all heads come nearer to the truth"
+)
 _ = first_steps.density_figure(parts, title)
 
 # %%
@@ -147,8 +148,7 @@ small, large = (sized[name] for name in (first_steps.BINS[0][0], first_steps.BIN
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Head by head it is the bend; weighed by size it is mostly not.** On {n_prompts} {{term}}`IOI` prompts the quadratic term brings {" and ".join(f"{each.closer[m]:.0f} % ({m})" for m in models)} of
-the heads nearer to the truth. Yet it removes only **{removed[model_name]:.0f} %** of the summed error ({removed[model_name].low:.0f} to {removed[model_name].high:.0f}) in {model_name}, and **{removed[second_model]:.0f} %**
+**Head by head it is the bend; weighed by size it is mostly not.** On {n_prompts} {{term}}`IOI` prompts the quadratic term brings {" and ".join(f"{each.closer[m]:.0f} % ({m})" for m in models)} of the heads nearer to the truth. Yet it removes only **{removed[model_name]:.0f} %** of the summed error ({removed[model_name].low:.0f} to {removed[model_name].high:.0f}) in {model_name}, and **{removed[second_model]:.0f} %**
 ({removed[second_model].low:.0f} to {removed[second_model].high:.0f}) in {second_model}. Five heads of a prompt carry {each["top five"][model_name]:.0f} % and {each["top five"][second_model]:.0f} % of that sum.
 :::""")
 
@@ -159,14 +159,14 @@ the heads nearer to the truth. Yet it removes only **{removed[model_name]:.0f} %
 # a parabola is enough. The heads that we care about move the network far, and there the remainder catches up.
 
 # %% mystnb={"image": {"alt": "Share of the summed error that the quadratic term removes, against the size of the true effect in four classes, a line with intervals for each of two models. Both lines start above 80 percent for the smallest effects and fall; for effects of a tenth of the largest and more they are near or below 25 percent, with wide intervals that include zero."}}
-title = f"It removes {min(small).estimate:.0f} to {max(small).estimate:.0f} % of the smallest effects' error, {min(large).estimate:.0f} to {max(large).estimate:.0f} % of the largest's"
+title = f"Error removed: {min(small)[0]:.0f} to {max(small)[0]:.0f} % for small effects, {min(large)[0]:.0f} to {max(large)[0]:.0f} % for large ones"
 _ = first_steps.size_figure(first_steps.by_size(parts), title)
 
 # %% [markdown]
 # Below 0 the correction does more harm than good. More limits:
 #
 # * **Wide intervals.** A few prompts with a large remainder decide the last class. The evidence page has the mean of the prompts' shares beside the share of the sum
-#   shown here, two more tasks, and the layers where both parts live.
+#   shown here, two more tasks (on Greater-Than it removes more of the error), and the layers where both parts live.
 # * **One correction.** Whether more steps remove what is left is the subject of [chapter 7](07_ms_hvp_k_sweep.ipynb).
 #
 # The paper calls the quadratic term dominant {cite:p}`zhang2026lies`. Counting heads, we agree; weighing them by their error, we do not. Its Table 2 has both

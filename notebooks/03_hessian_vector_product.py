@@ -74,9 +74,8 @@ M = PatchedMetric(model, reference_pair())
 
 # %% tags=["hide-input"]
 Markdown(
-    f"For the {M.n} heads of this model $H$ has {M.n**2:,} entries. For all neurons of the paper's Pythia-2.8B (its Table 1) it would have {(32 * 10240) ** 2:,}. "
-    "Nobody needs them all. The correction needs the diagonal, and each entry of it is $v^\\top H v$ for a vector $v$ that is 1 at one head and 0 elsewhere. So it "
-    "is enough to know what $H$ does to a vector."
+    f"For the {M.n} heads of this model $H$ has {M.n**2:,} entries. For all neurons of the paper's Pythia-2.8B (its Table 1) it would have {(32 * 10240) ** 2:,}. Nobody needs them all. "
+    "The correction needs the diagonal, and each entry of it is $v^\\top H v$ for a vector $v$ that is 1 at one head and 0 elsewhere. So it is enough to know what $H$ does to a vector."
 )
 
 # %% [markdown]
@@ -136,14 +135,13 @@ in_double = PatchedMetric(load_model(model_name, device=device, dtype=torch.floa
 errors = first_steps.by_steps((M, in_double), v, steps)
 best = errors.loc[errors.groupby("dtype")["finite differences"].idxmin()].set_index("dtype")
 single = best.loc["float32"]
-title = f"In float32 finite differences reach {single['finite differences']:.0e} at best, double backward {single['double backward']:.0e}"
+title = f"float32: finite differences reach {single['finite differences']:.0e}, double backward {single['double backward']:.0e}"
 _ = first_steps.step_figure(errors, title)
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Only steps near {single.step:.0e} reach that, and the right step is another one for every model and prompt. In float64 the finite difference gets to "
-    f"{best['finite differences']['float64']:.0e}. Double backward has nothing to choose. The paper reports that a finite-difference HVP fails on its hardest task "
-    "(Section 4.3); this is one way in which that can happen without a bug."
+    f"Only steps near {single.step:.2g} reach that, and the right step is another one for every model and prompt. In float64 the finite difference gets to "
+    f"{best['finite differences']['float64']:.0e}. Double backward has nothing to choose. The paper reports that a finite-difference HVP fails on its hardest task (Section 4.3); this is one way in which that can happen without a bug."
 )
 
 # %% [markdown]
@@ -176,7 +174,7 @@ own = prices[prices.model == model_name]
 columns = {"each": "runs a head", "percent": "all heads, % of patching each"}
 common.show(
     own[["method", *columns]].rename(columns=columns),
-    {"runs a head": ".3g", columns["percent"]: ",.3g"},
+    {"runs a head": ".3g", columns["percent"]: ",.4g"},
     f"Counted operations, {own.n.iloc[0]} heads of {model_name}, reference pair.",
 )
 
@@ -195,8 +193,7 @@ ap, second = of_model.loc["attribution patching"], of_model.loc["HVP"]
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Differentiate the gradient once more: two backward passes, and no step to choose.** One second derivative of one head costs {second.each:.1f} runs. Exact patching of that head costs 1. For all {second.n}
-heads HVP takes **{second.percent:.0f} %** of patching each of them exactly; attribution patching takes {ap.percent:.1f} %, {ap.runs:.1f} runs in all. In {times.size} models HVP costs
+**Differentiate the gradient once more: two backward passes, and no step to choose.** One second derivative of one head costs {second.each:.1f} runs. Exact patching of that head costs 1. For all {second.n} heads HVP takes **{second.percent:.0f} %** of patching each of them exactly; attribution patching takes {ap.percent:.1f} %, {ap.runs:.1f} runs in all. In {times.size} models HVP costs
 {100 * times.min():.0f} to {100 * times.max():.0f} %.
 :::""")
 

@@ -1,6 +1,7 @@
 """The study of chapters 1 to 3: tables against loops and closed forms, on made data and models."""
 
 import sys
+from pathlib import Path
 
 import main_figure
 import matplotlib.pyplot as plt
@@ -24,6 +25,7 @@ from hvp_utils import (
     plan,
     top_k_relative_error,
 )
+from studies import common
 from studies import first_steps as study
 
 MODELS = ("a", "b")
@@ -281,6 +283,23 @@ def test_three_runs(M):
     fine = study.three_runs_against(M, 1e-4)["largest difference"]
     coarse = study.three_runs_against(M, 0.3)["largest difference"]
     assert (fine < 1e-3 * coarse).all()
+
+
+@pytest.fixture(scope="module")
+def stored():
+    store = str(Path(__file__).parents[1] / "notebooks" / "results")
+    return common.load(("smollm2-135m", "gemma-3-270m"), ["ioi"], study.ESTIMATORS, 20, store)
+
+
+def test_stored_sweeps_say_what_the_lessons_say(stored):
+    table = study.parts(stored)
+    assert (study.head_by_head(table).closer > 80).all()
+    sized = study.by_size(table).set_index(["size", "model"]).together
+    for model in table.model.unique():  # the smaller the effect, the more of its error is curvature
+        small, large = (sized[study.BINS[i][0], model] for i in (0, -1))
+        assert small.low > large.high
+    worst = study.worst_of_prompts(study.largest(stored))
+    assert 0.5 < (worst.AP >= 2).mean() < 0.95
 
 
 # --- the second derivative -----------------------------------------------------------------------

@@ -126,7 +126,7 @@ common.show(
 layers = study.by_layer(parts[parts.task == "ioi"])
 sizes = layers.assign(q=[i.estimate for i in layers.q], R3=[i.estimate for i in layers.R3])
 alike = sizes.groupby("model")[["q", "R3"]].corr(method="spearman").xs("q", level=1).R3
-title = f"Curvature and remainder live in the same layers: rank correlation {min(alike):.2f} to {max(alike):.2f}"
+title = f"Both live in the same layers (rank correlation {min(alike):.2f} to {max(alike):.2f})"
 _ = study.layers_figure(layers, title)
 
 # %% [markdown]
@@ -155,7 +155,7 @@ test = common.paired(few_errors, ["task"], "error", "HVP", n_resamples=resamples
 level = common.intervals(few_errors, ["method"], "error").set_index("method").error
 Markdown(
     f"On the first {n_few} IOI prompts of {model_name}: attribution patching {level['AP']:.1f %}, HVP {level['HVP']:.1f %}. The correction lowers it by "
-    f"{test.difference:.1f} points (paired bootstrap, {common.p_value(test.p, resamples)}), and on {(few_wide.HVP < few_wide.AP).sum()} of {len(few_wide)} prompts."
+    f"{test.difference:.1f points} (paired bootstrap, {common.p_value(test.p, resamples)}), and on {(few_wide.HVP < few_wide.AP).sum()} of {len(few_wide)} prompts."
 )
 
 # %% [markdown]

@@ -101,7 +101,7 @@ common.show(
 
 # %% mystnb={"image": {"alt": "Relative error of the finite-difference Hessian-vector product against its step for the second model, on logarithmic axes: a V in float32, a deeper V in float64, and a flat line for double backward in float32 below the bottom of the float32 curve."}}
 second = best[(best.model == second_model) & (best.dtype == "float32")].iloc[0]
-title = f"{second_model}: finite differences reach {second['finite differences']:.0e}, double backward {second['double backward']:.0e}"
+title = f"float32: finite differences reach {second['finite differences']:.0e}, double backward {second['double backward']:.0e}"
 _ = study.step_figure(steps[steps.model == second_model], title)
 
 # %% [markdown]
