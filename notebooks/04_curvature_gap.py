@@ -146,12 +146,12 @@ _ = curvature_gap.scatter(gap, f"{shares_of} of a neuron's quadratic term is its
 errors = curvature_gap.corrected(gap)
 common.show(
     curvature_gap.corrections_summary(errors),
-    caption=f"AP with three corrections, {n_prompts['neurons']} prompts; “lower on” counts prompts with less error than without.",
+    caption=f"AP without and with a correction, means of {n_prompts['neurons']} prompts; “lower on”: prompts where it has less error than without.",
 )
 
 # %% [markdown]
-# In mean error over all neurons it does. On the five largest neurons, by {term}`top-5 relative error`, neither correction helps reliably, and four prompts cannot
-# settle more. Their patches are long, and there a parabola at the start of the path is a poor guide.
+# In mean error over all neurons it does. On the five largest, by {term}`top-5 relative error`, neither correction helps in both models, and four prompts cannot
+# settle more. What HVP leaves is beyond the quadratic term, and so beyond this chapter.
 #
 # ### The paper says the opposite
 #
@@ -186,7 +186,7 @@ common.show(
 
 # %% [markdown]
 # The six parts add up to $q$; the assertion checks it. A product, as in attention and in a gated MLP, has no curvature in either factor. It bends because a
-# head moves *both*.
+# head moves *both*. From here on, *bending* is the size of parts, whatever their sign.
 #
 # Straighten one kind in one layer, and the bend has an address. These are the heads with the largest $|q|$ of both models.
 
@@ -202,8 +202,7 @@ _ = curvature_gap.head_figure(
 # %% [markdown]
 # ## Many prompts
 #
-# The same for the 20 heads with the largest true effects of each prompt. Sizes of parts are summed without signs: how much bending a kind does,
-# cancelled or not.
+# The same for the 20 heads with the largest true effects of each prompt. How much of all bending does each kind do, cancelled or not?
 
 # %%
 sweeps = common.load(
@@ -220,7 +219,7 @@ first = curvature_gap.leading(shares)
 bends = {m: (curvature_gap.KINDS[kind], value) for m, (kind, value) in first.items()}
 
 # %% mystnb={"image": {"alt": "Horizontal bars with intervals: the share of all bending that each of six kinds of operation does, in two models. In SmolLM2 MLP gating leads with about 40 percent, then the attention pattern. In Gemma norms lead with about 36 percent, then the attention pattern. Activation functions and the output are small in both."}}
-title = ", ".join(f"{kind} in {m} ({value.estimate:.0f} %)" for m, (kind, value) in bends.items())
+title = " or ".join(f"{kind} ({value.estimate:.0f} %)" for kind, value in bends.values())
 _ = curvature_gap.kinds_figure(shares, f"What bends most: {title}", ("sizes",))
 
 # %% [markdown]
@@ -248,7 +247,7 @@ Markdown(f""":::{{admonition}} The answer
 
 By size, {listed(share, ".0f %")} of a neuron's quadratic term is its own.
 
-A head has none of its own. Behind it most of the bending is done by {" and by ".join(f"{kind} in {m}, {value:.0f %}" for m, (kind, value) in bends.items())}. Norms do {listed(norms, ".0f %")}:
+A head has none of its own. Behind it the largest share of the bending is that of {", and of ".join(f"{kind} in {m}, {value:.0f %}" for m, (kind, value) in bends.items())}. Norms do {listed(norms, ".0f %")}:
 whether a norm is as good as linear, as the paper says (section 3.3), is for the model to say.
 :::""")
 
@@ -262,7 +261,9 @@ Markdown(f"""* **Parts cancel.** Their sizes add up to {listed(cancels, ".1f")} 
   {listed(worse["largest part"], ".0f %")} of the heads; adding all six, which is HVP, for {listed(worse["all parts"], ".0f %")}.
 * **The output alone is not enough.** {{term}}`Gauss-Newton` keeps only the part of the output. It has a clearly lower top-5 error than AP on {len(gauss_newton)} of {len(models)} models.
 * **The start is not the path.** $q$ is the curvature at the beginning of the patch. Sorted along the whole path, the error of a head has other leading kinds on some heads ([evidence](evidence/04_curvature_gap.ipynb)).
-* **One pair is an anecdote.** The layers above are those of a single pair and two heads.""")
+* **One pair is an anecdote.** The layers above are those of a single pair and two heads.
+
+What does pay is the subject of [chapter 10](10_is_it_worth_it.ipynb).""")
 
 # %% [markdown]
 # More limits: two small models with quantised weights, one task, one direction of patching, and {term}`neurons <neuron>` drawn at random. The paper's models have

@@ -201,7 +201,7 @@ Markdown(
 # %% [markdown]
 # ### What would give the paper's result?
 #
-# The formula behind the paper's Figure 2 is not given in the text used here, which speaks of local *activation* curvature. One reading leaves
+# The paper's formula may not be ours: its text speaks of local *activation* curvature. One reading leaves
 # out the gradient, and adds $\tfrac12 \sum_i \sigma''(z_i)\,\delta_i^2$ as it stands: a change of the neuron's output and not of the
 # metric. On the same neurons and prompts:
 
@@ -340,7 +340,9 @@ common.show(
 # %%
 kinds = [*study.KINDS]
 common.show(
-    shown[["head", *kinds]].rename(columns=study.KINDS), "+.2f", "Their parts of q, in nats."
+    shown[["head", *kinds]].rename(columns=study.KINDS),
+    "+.2f",
+    "Their parts of q, in nats; rows as above.",
 )
 
 # %% [markdown]
@@ -418,7 +420,11 @@ worst = whole.groupby("model", sort=False).head(3).rename(columns={"component": 
 common.show(worst[["model", "head", "error", "q"]], "+.2f", "Largest errors f − f_AP, in nats.")
 
 # %%
-common.show(worst[["head", *kinds]].rename(columns=study.KINDS), "+.2f", "Their parts, in nats.")
+common.show(
+    worst[["head", *kinds]].rename(columns=study.KINDS),
+    "+.2f",
+    "Their parts, in nats; rows as above.",
+)
 
 # %%
 columns = {"parts": "six parts less integral", "points": "integral less measured error"}

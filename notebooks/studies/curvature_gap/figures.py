@@ -40,7 +40,7 @@ def scatter(
         limit: Where the axes end, in nats; what is larger is drawn at the edge.
     """
     fig, axes, _ = panels(gap, 4.0, TASKS)
-    fig.set_size_inches(4.1 * len(axes), 5.4)
+    fig.set_size_inches(4.1 * len(axes), 5.1)
     ticks = [-1, -1e-2, 0, 1e-2, 1]
     labels = ["−1", "−0.01", "0", "0.01", "1"]
     for ax, (model, task) in axes.items():

@@ -196,7 +196,8 @@ class Difference(float):
 
     def __str__(self) -> str:
         tested = "" if np.isnan(self.p) else f", {common.p_value(self.p, 1000)}"
-        return f"{float(self):+.2f}, lower on {self.lower} of {self.n} prompts{tested}"
+        mean = f"{float(self):+.2f}".replace("-", "−")
+        return f"{mean}, lower on {self.lower} of {self.n} prompts{tested}"
 
     @property
     def clear(self) -> bool:

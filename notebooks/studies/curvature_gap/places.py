@@ -63,8 +63,10 @@ def by_layer(models: Models, pair: PromptPair, n_heads: int = 5) -> pd.DataFrame
             for group, kinds in GROUPS.items():
                 if not _stands(group, layer == end):
                     continue
-                left = quadratic_without(M, kinds, layers=[layer], components=top).cpu()
-                for c, part in zip(top.tolist(), (every[top] - left).tolist(), strict=True):
+                above = top[M.layers[top] <= layer]  # other heads cannot reach this layer
+                left = quadratic_without(M, kinds, layers=[layer], components=above).cpu()
+                found = dict(zip(above.tolist(), (every[above] - left).tolist(), strict=True))
+                for c, part in ((c, found.get(c, 0.0)) for c in top.tolist()):
                     head = (name, M.labels[c], int(M.layers[c]), float(every[c]))
                     rows.append((*head, group, layer, layer == end, part, total))
     columns = ["model", "component", "head_layer", "q", "group", "layer", "end", "part", "all_q"]
