@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book notebooks site pdf serve test lint unit notebooks-check site-clean browser bench sweeps clean
+.PHONY: help setup book notebooks claims site pdf serve test lint unit notebooks-check site-clean browser bench sweeps clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
@@ -11,6 +11,7 @@ DEVICE ?= auto
 MODELS ?=
 FORCE ?=
 PORT ?= 8000
+CHAPTER ?= 16
 
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.installed
@@ -73,6 +74,9 @@ notebooks: $(READY) ## for maintainers: execute the published chapters that are 
 	$(BIN)/python tools/patching_picture.py
 	$(BIN)/python tools/answer.py
 	$(BIN)/python tools/explore_data.py
+
+claims: $(READY) ## run one chapter's claims on another model: make claims CHAPTER=11 MODEL=gpt2
+	$(BIN)/python tools/chapter_claims.py $(CHAPTER) --model $(MODEL) --device $(DEVICE)
 
 site: $(READY) ## build the site from the committed notebooks, without executing anything
 	$(BUILD)

