@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hvp_utils import VERDICTS
 
@@ -63,6 +64,7 @@ def counts_figure(table: pd.DataFrame, by: str, headline: str) -> Figure:
             text.set_bbox(None)
     ax.invert_yaxis()
     ax.set_xlabel("claims")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", visible=False)
     fig.legend(loc="outside lower center", ncols=4, fontsize=9)
     fig.suptitle(headline, weight="bold", x=0.01, ha="left")
