@@ -12,6 +12,8 @@ MODELS ?=
 FORCE ?=
 PORT ?= 8000
 CHAPTER ?= 16
+# Chapters that run side by side; each takes up to 3 GB of memory.
+JOBS ?= 2
 
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.installed
@@ -33,7 +35,7 @@ step = @printf '\n== %s\n' '$(1)'; start=$$SECONDS; $(2) || exit 1; \
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo 'Options: MODEL=$(MODEL) DEVICE=$(DEVICE) MODELS=all (the book, and again with its second model first)'
-	@echo '         FORCE=1 (run up-to-date chapters too) PORT=$(PORT)'
+	@echo '         FORCE=1 (run up-to-date chapters too) PORT=$(PORT) JOBS=$(JOBS)'
 
 setup: $(READY) ## create .venv with the exact versions of constraints.txt
 
@@ -55,7 +57,7 @@ book:
 else
 book: $(READY) ## execute the chapters here (later: those out of date), then build the site
 	$(BIN)/python tools/run_notebooks.py --model $(MODEL) --device $(DEVICE) --out $(RUN) \
-		$(if $(FORCE),--force)
+		--jobs $(JOBS) $(if $(FORCE),--force)
 	rm -rf $(RUN)/site
 	mkdir -p $(RUN)/site/notebooks/evidence
 	cp -r _config.yml _toc.yml book $(wildcard benchmarks) $(RUN)/site
@@ -69,7 +71,7 @@ book: $(READY) ## execute the chapters here (later: those out of date), then bui
 endif
 
 notebooks: $(READY) ## for maintainers: execute the published chapters that are out of date, in place
-	$(BIN)/python tools/run_notebooks.py $(if $(FORCE),--force)
+	$(BIN)/python tools/run_notebooks.py --jobs $(JOBS) $(if $(FORCE),--force)
 	$(BIN)/python tools/main_figure.py
 	$(BIN)/python tools/patching_picture.py
 	$(BIN)/python tools/answer.py

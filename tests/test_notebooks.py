@@ -313,7 +313,7 @@ def test_lesson_and_evidence_run_in_one_folder_and_do_not_collide(book, tmp_path
     sources = run_notebooks.pages(book)
     assert [run_notebooks.page_name(s) for s in sources] == ["01_passing", "evidence/01_passing"]
     assert {run_notebooks.home(source) for source in sources} == {book}
-    for arguments in (sources, [*sources, "--out", tmp_path / "out"]):
+    for arguments in (sources, [*sources, "--out", tmp_path / "out", "--jobs", 2]):
         result = run_tool(*arguments)
         assert result.exit_code == 0, result.output
     for folder in (book, tmp_path / "out"):
@@ -328,6 +328,14 @@ def test_lesson_and_evidence_run_in_one_folder_and_do_not_collide(book, tmp_path
     ]
     assert "[](/notebooks/01_passing)" in markdown
     assert "[](/notebooks/evidence/01_passing)" in markdown
+
+
+def test_a_failure_beside_other_chapters_is_told(book, tmp_path):
+    (book / "01_passing.py").write_text(FAILING)
+    out = tmp_path / "out"
+    result = run_tool(*run_notebooks.pages(book), "--out", out, "--jobs", 2)
+    assert result.exit_code == 1 and "01_passing: cell 4 of 4 failed" in result.output
+    assert not (out / "01_passing.ipynb").exists()
 
 
 def test_changed_study_is_stale(book):

@@ -23,6 +23,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -31,6 +32,8 @@ import sys
 import tempfile
 import time
 import tokenize
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -281,7 +284,13 @@ def failure(source: Path, nb: nbformat.NotebookNode, error: Exception) -> Notebo
     )
 
 
-def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str = "auto") -> None:
+def execute(
+    source: Path,
+    target: Path,
+    model: str = DEFAULT_MODEL,
+    device: str = "auto",
+    bar: bool = True,
+) -> None:
     """Run one chapter and write its .ipynb.
 
     Args:
@@ -289,6 +298,7 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
         target: the .ipynb to write. It is replaced only when everything went well.
         model: what the chapter's `model_name` becomes.
         device: what the chapter's `device` becomes; "auto" leaves it None.
+        bar: whether to show how far it is.
 
     Raises:
         NotebookError: if a cell fails, or an output shows a local path.
@@ -310,7 +320,7 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
                 done,
                 parameters,
                 cwd=home(source),
-                progress_bar={"desc": page_name(source), "leave": False},
+                progress_bar=bar and {"desc": page_name(source), "leave": False},
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except Exception as error:  # papermill's own, a dead kernel or a timeout
@@ -328,6 +338,33 @@ def execute(source: Path, target: Path, model: str = DEFAULT_MODEL, device: str 
     temporary.replace(target)
 
 
+def run_all(work: list[tuple[Path, Path, str, str]], jobs: int) -> Iterator[str]:
+    """Execute chapters, some side by side, and name each when it is done.
+
+    Args:
+        work: The arguments of ``execute`` for each chapter.
+        jobs: How many run side by side. More than one share the processor's cores.
+
+    Raises:
+        NotebookError: The first that a chapter raises; chapters that are running are finished.
+    """
+    if jobs == 1:
+        for source, *others in work:
+            execute(source, *others)
+            yield page_name(source)
+        return
+    # Processes that share the cores are faster with a part of them each.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(execute, *one, bar=False): one[0] for one in work}
+        try:
+            for done in as_completed(running):
+                done.result()
+                yield page_name(running[done])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 @app.command(help=__doc__.replace(r"\b", "\b"))
 def main(
     notebooks: Annotated[
@@ -339,6 +376,7 @@ def main(
         Path | None, typer.Option(help="Folder for the .ipynb. [default: beside the sources]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also run what is up to date.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Chapters that run side by side.")] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; fail if out of date.")
     ] = False,
@@ -356,11 +394,12 @@ def main(
         raise typer.Exit(1 if todo else 0)
     if out is None:  # see studies.common.show_claims
         os.environ["HVP_BOOK_PUBLISH"] = "1"
-    bar = tqdm(todo, desc="chapters", unit="chapter", disable=not todo)
-    for source in bar:
-        bar.set_postfix_str(page_name(source))
+    work = [(source, targets[source], model, device) for source in todo]
+    with tqdm(total=len(todo), desc="chapters", unit="chapter", disable=not todo) as bar:
         try:
-            execute(source, targets[source], model, device)
+            for name in run_all(work, jobs):
+                bar.set_postfix_str(name)
+                bar.update()
         except NotebookError as error:
             bar.close()
             print(f"\n{error}", file=sys.stderr)
