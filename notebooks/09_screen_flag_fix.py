@@ -204,7 +204,7 @@ Markdown(f""":::{{admonition}} The answer
 
 * **Up to about 100 components: patch them all.**
 * **More: `top_effects(M, k)`.** It takes three gradients, patches exactly the $2k$ components with the largest $|f_\\mathrm{{AP}}| + r$ ($3k$ among more than 10,000), and gives the $k$ largest. On {close.prompts} fresh prompts ten patches leave a mean top-5 error of **{close.recommended:.2f} %**, for {chosen} of patching every head.
-* **The runner-up is close:** patch the $5k$ largest $|f_\\mathrm{{AP}}|$. {study.PATCHES["|f_AP|"]} patches leave {close.runner_up:.2f} %, for {" and ".join(f"{p:.0f} %" for p in runner_up)}. The difference is not sure ({after}).
+* **The runner-up is close:** patch the $5k$ largest $|f_\\mathrm{{AP}}|$. {study.PATCHES["|f_AP|"]} patches leave {close.runner_up:.2f} %, for {" and ".join(f"{p:.0f} %" for p in runner_up)}. The difference is {"" if close.p < 0.05 else "not "}significant ({after}).
 
 $R$ remains a warning that an estimate may be badly wrong. It is not the rule for what to fix.
 :::""")

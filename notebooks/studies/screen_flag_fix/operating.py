@@ -129,11 +129,13 @@ def shares_needed(curves: pd.DataFrame, target: float, fix: str = "exact") -> pd
 
 
 def saved(fixed: ndarray, errors: ndarray, others: ndarray, target: float) -> Interval:
-    """How many heads fewer a rule needs than another one, with its interval over prompts."""
+    """Which share of all heads a rule needs less than another one, with its interval."""
+    n = fixed[-1]
 
     def of(drawn):
         drawn = drawn.astype(int)
-        return needed(fixed, others[:, drawn], target) - needed(fixed, errors[:, drawn], target)
+        mine, other = errors[:, drawn], others[:, drawn]
+        return needed(fixed, other, target) / n - needed(fixed, mine, target) / n
 
     return bootstrap_ci(np.arange(errors.shape[1]), of)
 
@@ -164,7 +166,7 @@ def allowance(curves: pd.DataFrame, summed_curves: pd.DataFrame) -> pd.DataFrame
             for rule in rules:
                 errors = errors_of(source, model, rule)[2]
                 share = needed(fixed, errors, target) / n
-                gain = Interval(*(v / n for v in saved(fixed, errors, by_size, target)))
+                gain = saved(fixed, errors, by_size, target)
                 rows.append((model, aim, rule, 100 * share, 1 - share, gain))
     columns = ["model", "aim", "rule", "needed", "against_all", "saves"]
     return pd.DataFrame(rows, columns=columns)

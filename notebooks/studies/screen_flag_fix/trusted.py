@@ -34,6 +34,7 @@ def on_trusted(found: Sequence[Effects], tau: float = TAU) -> pd.DataFrame:
         row["quadratic"] = ((np.abs(one.q) * trusted).sum(1) / total).mean()
         row["remainder"] = ((np.abs(one.f - one.hvp) * trusted).sum(1) / total).mean()
         row["top_trusted"] = 100 * (top & trusted).sum() / top.sum()
-        row["top_off"] = 100 * one.off_by_10[top & trusted].mean()
+        known = one.off_by_10[top & trusted]
+        row["top_off"] = 100 * known.mean() if known.size else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
