@@ -16,6 +16,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from hvp_utils import model_sizes, plan
+from studies import curves, scoreboard
+
+RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = sorted(
     page.relative_to(HTML).as_posix()
@@ -239,3 +243,160 @@ def test_search_as_file(browser, server):
     with browser.new_page() as page:
         page.goto(f"{HTML.as_uri()}/search.html?q=patching")
         assert results(page) >= 2
+
+
+# --- the page "Explore" --------------------------------------------------------------------------
+
+ROWS = """() => Object.fromEntries([...document.querySelectorAll('.explore tr[data-rule]')].map(
+  row => [row.dataset.rule, [...row.cells].slice(1).map(cell => Number(
+    cell.textContent.replace('−', '-').replace('+', '')))]))"""
+
+
+@pytest.fixture
+def explore(open_page):
+    page = open_page("book/explore.html", base=HTML.as_uri())
+    page.wait_for_selector('.explore[data-kind="paths"]:not([hidden])')
+    return page
+
+
+def expected(model, prompt, head, t):
+    data = curves.stored(model, RESULTS / "curves").isel(prompt=prompt)
+    return {name: v[head] for name, v in curves.predictions(data, t).items()}
+
+
+def agrees(page, model, prompt, head, t):
+    rows, truth = page.evaluate(ROWS), expected(model, prompt, head, t)
+    assert set(rows) == set(truth)
+    for name, (says, error, runs) in rows.items():
+        assert says == pytest.approx(truth[name], abs=2e-3 + 2e-3 * abs(truth[name])), name
+        assert error == pytest.approx(truth[name] - truth["truth"], abs=5e-3) or name == "truth"
+        assert runs > 0
+
+
+def test_explore_gives_the_numbers_of_python(explore):
+    data = curves.stored("smollm2-135m", RESULTS / "curves")
+    largest = int(abs(data.g.values[0, :, -1]).argmax())
+    agrees(explore, "smollm2-135m", 0, largest, 0.0)
+    pressed = explore.locator('.explore-map button[aria-pressed="true"]')
+    assert pressed.get_attribute("aria-label").startswith(str(data.label.values[largest]))
+    explore.get_by_label("Model").first.select_option("gemma-3-270m")
+    explore.get_by_label("Prompt", exact=True).select_option("2")
+    data = curves.stored("gemma-3-270m", RESULTS / "curves")
+    largest = int(abs(data.g.values[2, :, -1]).argmax())
+    agrees(explore, "gemma-3-270m", 2, largest, 0.0)
+    assert "probability" in explore.locator('svg[data-part="plot"]').text_content()
+
+
+def test_explore_by_dragging(explore):
+    data = curves.stored("smollm2-135m", RESULTS / "curves")
+    head = int(abs(data.g.values[0, :, -1]).argmax())
+    plot = explore.locator('svg[data-part="plot"]')
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    explore.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
+    explore.mouse.down()
+    for share in (0.2, 0.4, 0.55):
+        explore.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
+    explore.mouse.up()
+    t = float(explore.locator('[data-part="strength"]').input_value())
+    assert 0.4 < t < 0.6
+    agrees(explore, "smollm2-135m", 0, head, t)
+
+
+def test_explore_by_keyboard(explore):
+    labels = curves.stored("smollm2-135m", RESULTS / "curves").label.values.tolist()
+    explore.locator('.explore-map button[aria-pressed="true"]').focus()
+    before = explore.evaluate("document.activeElement.getAttribute('aria-label').split(',')[0]")
+    explore.keyboard.press("ArrowUp")
+    after = explore.evaluate("document.activeElement.getAttribute('aria-label').split(',')[0]")
+    assert labels.index(after) == labels.index(before) - 1
+    slider = explore.locator('[data-part="strength"]')
+    slider.focus()
+    for _ in range(30):
+        explore.keyboard.press("ArrowRight")
+    t = float(slider.input_value())
+    assert t == pytest.approx(0.3)
+    agrees(explore, "smollm2-135m", 0, labels.index(after), t)
+    assert f"{after}, standing at 0.30" in slider.get_attribute("aria-valuetext")
+    explore.get_by_label("Squares show").select_option("R")
+    assert ", R " in explore.locator('.explore-map button[aria-pressed="true"]').get_attribute(
+        "aria-label"
+    )
+
+
+def test_calculator_gives_the_numbers_of_plan(explore):
+    box = explore.locator('.explore[data-kind="calculator"]')
+    box.get_by_label("Model").select_option("llama-3.1-8b")
+    box.get_by_label("Components").select_option("neurons")
+    box.get_by_label("Prompts").fill("7")
+    sizes = model_sizes("llama-3.1-8b")
+    methods = ("activation_patching", "attribution_patching", "row_norms:2", "hvp")
+    every, gradient, rows, hvp = plan(sizes, "neurons_pre", methods, 20, 10, 1, 1.0, batch_size=32)
+    shown = box.locator("tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    runs = [float(row[1].replace(",", "")) for row in shown]
+    wanted = [p.forward_equivalents for p in (every, rows, gradient, hvp)]
+    wanted[1] += 15  # three candidates for each of the five
+    assert runs == pytest.approx(wanted, rel=0.02)
+    assert "top_effects" in shown[1][0]
+    box.get_by_label("Budget in minutes").fill("0")
+    assert "Nothing fits" in box.locator(".explore-best").text_content()
+    box.get_by_label("Budget in minutes").fill("1e9")
+    assert "Patch everything" in box.locator(".explore-best").text_content()
+
+
+def test_explore_prints_a_picture_instead(explore):
+    shown = "e => getComputedStyle(e).display"
+    figure = explore.locator("figure.explore-instead")
+    assert figure.evaluate(shown) == "none"
+    explore.emulate_media(media="print")
+    assert figure.evaluate(shown) != "none"
+    assert explore.locator(".explore").first.evaluate(shown) == "none"
+
+
+def test_page_of_data_is_small():
+    assert (HTML / "_static" / "explore_data.js").stat().st_size <= 1.5e6
+
+
+# --- figures, tables and the scoreboard -----------------------------------------------------------
+
+
+def test_a_figure_opens_larger(open_page):
+    page = open_page("notebooks/04_curvature_gap.html")
+    page.locator("a.figure-link").first.click()
+    dialog = page.locator("dialog.figure-dialog")
+    assert dialog.evaluate("d => d.open")
+    assert dialog.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 300
+    page.keyboard.press("Escape")
+    assert not dialog.evaluate("d => d.open")
+
+
+def test_small_multiples_have_a_version_for_a_phone(open_page):
+    chosen = "i => i.decode().then(() => i.currentSrc.includes('-phone'))"
+    for width, phone in ((390, True), (1400, False)):
+        page = open_page("notebooks/10_is_it_worth_it.html", width=width)
+        images = page.locator("picture img")
+        assert images.count() >= 2
+        images.first.scroll_into_view_if_needed()
+        assert images.first.evaluate(chosen) == phone
+
+
+def test_scoreboard_can_be_filtered(open_page):
+    page = open_page("notebooks/evidence/16_scoreboard.html")
+    cards = page.locator(".scoreboard article")
+    board, n = page.locator(".scoreboard"), cards.count()
+    claims = scoreboard.collect(RESULTS / "claims")
+    assert n == len(claims)
+    for label, value, wanted in (
+        ("Verdict", "holds", claims.verdict == "holds"),
+        ("Source", "tutorial", claims.origin == "tutorial"),
+        ("Table or figure", "Table 15", claims["items"].map(lambda i: "Table 15" in i)),
+        ("Chapter", "10", claims.number == 10),
+    ):
+        board.get_by_label(label).select_option(value)
+        assert page.locator(".scoreboard article:visible").count() == wanted.sum() > 0
+        assert board.locator("output").text_content() == f"{wanted.sum()} of {n} claims"
+        board.get_by_label(label).select_option("")
+    board.get_by_label("Words").fill("gauss newton")
+    assert 0 < page.locator(".scoreboard article:visible").count() < n
