@@ -551,12 +551,12 @@ def tables(**changes):
     return made | changes
 
 
-def heads(cut=85, **changes):
-    return {"heads": compared(TASKS, cut, **changes).rename(columns={"key": "task"})}
+def heads(cut=85, p=0.002, **changes):
+    return {"heads": compared(TASKS, cut, p, **changes).rename(columns={"key": "task"})}
 
 
-def of_kinds(cut=80, **changes):
-    return {"kinds": compared(study.KINDS, cut, **changes).rename(columns={"key": "kind"})}
+def of_kinds(cut=80, p=0.002, **changes):
+    return {"kinds": compared(study.KINDS, cut, p, **changes).rename(columns={"key": "kind"})}
 
 
 def steps(**errors):
