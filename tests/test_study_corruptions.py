@@ -394,6 +394,13 @@ def test_a_ratio_that_is_proportional_crosses_where_it_must(factor, expected):
     assert found == pytest.approx(expected, nan_ok=True)
 
 
+def test_a_crossing_is_the_first_and_lies_between_its_neighbours():
+    # Logarithms: from 0.5 at 0.1 to 2 at 0.4, so 1 is reached half of the way.
+    assert study.crossing([0.1, 0.4, 1.0], [0.5, 2, 0.5]) == pytest.approx(0.2)
+    assert study.crossing([0.1, 0.4, 1.0], [0.5, 0.9, 1.0]) == pytest.approx(1.0)
+    assert study.crossing([0.1, 0.2, 0.8], [0.1, 0.5, 2]) == pytest.approx(0.4)
+
+
 def test_helping_at_a_strength_can_come_out_either_way():
     rows = [
         ("a", w, 0, 0, t, 0.0, 1.0, h, 1.0) for w, h in (("x", 0.5), ("y", 0.9)) for t in (0.1, 1)
@@ -591,7 +598,11 @@ ZEROS = ("ioi_zero", "factual_zero")
 @pytest.mark.parametrize(
     ("start", "partly", "failing"),
     [
-        ("HVP lowers the median", heads(50), heads(50, 0.2)),
+        (
+            "HVP lowers the median",
+            heads(**{"median head|ioi_zero": 50}),
+            heads(**{"median head|ioi_zero": (50, 0.2)}),
+        ),
         (
             "The gain under these",
             heads(**{"top 5|factual": (10, 0.3)}),
