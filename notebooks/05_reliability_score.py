@@ -184,7 +184,7 @@ AP says ${blind.AP:+.2f}$ nats, and the truth is ${blind.truth:+.2f}$. The quadr
 columns = ["model", "task", "missed %", "alarms %", "worst"]
 common.show(
     misses[columns].rename(columns={"worst": "worst missed error, %"}),
-    dict.fromkeys(columns[2:], ".0f") | {"worst missed error, %": ".0f"},
+    ".0f",
     "Heads with at least 1 % of their prompt's largest effect. Missed: share of the heads called safe. "
     "Alarms: share of the others that are right after all.",
 )

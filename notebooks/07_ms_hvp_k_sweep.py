@@ -143,7 +143,7 @@ One step alone is a gamble: it makes {len(harmed)} prompts worse ({100 * len(har
 # ## Why $1/K^2$
 #
 # What a step leaves out is a cubic remainder. A step $K$ times shorter leaves out $K^3$ times less, and there are $K$ of them. Together:
-# $K^2$ times less. The constant is known too (proof on the [theory page](../book/theory.md)):
+# $K^2$ times less. Twice the steps, a quarter of the error. The constant is known too (proof on the [theory page](../book/theory.md)):
 #
 # $$f - \widehat f_K = \frac{g''(1) - g''(0)}{6K^2} + O(K^{-3}).$$
 #
@@ -213,7 +213,7 @@ common.show(
 # Other limits:
 #
 # * **Averages over several $K$ do not help here.** The paper takes the median of $K$ = 5, 10 and 20. If the error falls steadily, that is the
-#   middle one, and here it is.
+#   middle one, and here it is ([evidence](evidence/07_ms_hvp_k_sweep.ipynb)).
 # * **The paper's hardest case.** On Pythia-410M and IOI one step raises the error from 22.34 to 47.48 %, and more level off near 18 %
 #   (Table 2 {cite:p}`zhang2026lies`). Nothing levels off here; that model was not run.
 # * **One small model**, quantised, heads only, prompts made by us.
