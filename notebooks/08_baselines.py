@@ -172,12 +172,9 @@ price_of = {
 # %% tags=["hide-input"]
 Markdown(f"""*A setting* is a model and a task. Three things to see.
 
-* **Slopes beat curvatures.** MS-HVP with five steps leaves {left["ms_hvp:5"]} %; ten midpoints leave {left["ten"]} %. They cost {price_of["ms_hvp:5"]} and {price_of[midpoint]} runs a head. Five *Gauss–Legendre* points, placed and weighted so that
-  polynomials up to degree 9 come out exactly, cost {price_of[gauss]} and beat ten midpoints in {(mean[gauss] < mean[midpoint]).sum()} of {n_settings}.
-* **The rule decides.** The paper compares five steps with ten slopes and finds a tie on seven of nine settings and MS-HVP ahead on two (Table 8). It does not state its rule. Here MS-HVP is better in {matched["right"][0]} of {n_settings} settings
-  if the points lie at the right ends of the pieces, and worse in {matched["midpoint"][2]} of {n_settings} if they lie in the middle.
-* **The far end helps.** Two slopes, at both ends, leave {left["two_ends"]} % where HVP leaves {left["hvp"]} %, for {price_of["two_ends"]} runs a head against {price_of["hvp"]}. This is a finite difference with a
-  step of the whole way. But the far end is the patched run, and *its value* is the true effect, in one run.""")
+* **Slopes beat curvatures.** MS-HVP with five steps leaves {left["ms_hvp:5"]} %; ten midpoints leave {left["ten"]} %. They cost {price_of["ms_hvp:5"]} and {price_of[midpoint]} runs a head. Five *Gauss–Legendre* points, placed and weighted so that polynomials up to degree 9 come out exactly, cost {price_of[gauss]} and beat ten midpoints in {(mean[gauss] < mean[midpoint]).sum()} of {n_settings}.
+* **The rule decides.** The paper compares five steps with ten slopes and finds a tie on seven of nine settings and MS-HVP ahead on two (Table 8). It does not state its rule. Here MS-HVP is better in {matched["right"][0]} of {n_settings} settings if the points lie at the right ends of the pieces, and worse in {matched["midpoint"][2]} of {n_settings} if they lie in the middle.
+* **The far end helps.** Two slopes, at both ends, leave {left["two_ends"]} % where HVP leaves {left["hvp"]} %, for {price_of["two_ends"]} runs a head against {price_of["hvp"]}. This is a finite difference with a step of the whole way. But the far end is the patched run, and *its value* is the true effect, in one run.""")
 
 # %% [markdown]
 # ## A rule that stops half-way
@@ -236,13 +233,11 @@ cheap = price[price.percent < 100].method.nunique() - 1  # without attribution p
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Yes, but what comes close to the truth costs more than the truth.** {best.method.nunique()} of {len(baselines.METHODS) - 1} methods lower AP's error significantly in all {n_settings} settings. Every one of them costs at least {best.percent.min():.0f} % of
-patching all heads exactly. The {cheap} that cost less than 100 % are each better in at most {max(lower[m] for m in baselines.OTHER_GRADIENTS)}.
+**Yes, but what comes close to the truth costs more than the truth.** {best.method.nunique()} of {len(baselines.METHODS) - 1} methods lower AP's error significantly in all {n_settings} settings. Every one of them costs at least {best.percent.min():.0f} % of patching all heads exactly. The {cheap} that cost less than 100 % are each better in at most {max(lower[m] for m in baselines.OTHER_GRADIENTS)}.
 
 Among those that follow the path, slopes beat curvatures: ten midpoints leave {quarter} of the error of ten HVPs ({ratio.predicted.iloc[0]:.2f} was predicted).
 
-So do not buy a better estimate of every head. Up to about 100 components, patch them all. With more, use `hvp_utils.top_effects(M, k)`, which patches exactly the few that
-three gradients point to ([chapter 10](10_is_it_worth_it.ipynb)).
+So do not buy a better estimate of every head. Up to about 100 components, patch them all. With more, use `hvp_utils.top_effects(M, k)`, which patches exactly the few that three gradients point to ([chapter 10](10_is_it_worth_it.ipynb)).
 :::""")
 
 # %% [markdown]
@@ -263,8 +258,7 @@ rescued = {m: sum(signs[(*key, m)] < 0 for key in stuck) for m in ("gauss_newton
 # %% tags=["hide-input"]
 Markdown(f"""* **HVP** does not lower the error significantly in {len(stuck)} of {n_settings} settings: {"; ".join(names) or "none"}.
 * **A third derivative** makes the polynomial follow the curve longer and then leave it faster: a smaller median error than HVP in {smaller} settings, a larger maximum in {larger}.
-* **Gauss–Newton** keeps the curvature of the metric in the logits and takes the network below as linear. Where HVP does not help, it is better than AP in {rescued["gauss_newton"]} settings,
-  third order in {rescued["third_order"]}.""")
+* **Gauss–Newton** keeps the curvature of the metric in the logits and takes the network below as linear. Where HVP does not help, it is better than AP in {rescued["gauss_newton"]} settings, third order in {rescued["third_order"]}.""")
 
 # %% [markdown]
 # **Limits.** Two small models with quantised weights, our prompts, and heads only, apart from queries and keys of one template. GIM, RelP and AtP\* are our implementations after

@@ -209,27 +209,22 @@ def mean_errors(table: pd.DataFrame) -> pd.DataFrame:
     return common.intervals(table, [*_SETTING, "method"], "error")
 
 
-def error_table(
-    table: pd.DataFrame, tests: pd.DataFrame, price: pd.DataFrame, model: str
-) -> pd.DataFrame:
-    """Errors of all methods on one model: a row a method, a column a task; for ``show``.
+def error_table(table: pd.DataFrame, tests: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Errors of all methods on one task: a row a method, a column a model; for ``show``.
 
     Args:
         table: What ``errors`` returns.
         tests: What ``compared`` returns, for the arrows.
-        price: What ``priced`` returns.
-        model: Which model.
+        task: Which task.
     """
-    cells = mean_errors(table).set_index([*_SETTING, "method"]).error
-    signs = tests.set_index([*_SETTING, "method"])["sign"]
-    percent = price[price.model == model].set_index("method").percent
-    rows = [{"method": "activation patching", "price, %": 100.0}]
-    rows[0] |= dict.fromkeys(TASKS.values(), "0")
+    cells = mean_errors(table[table.task == task]).set_index(["model", "method"]).error
+    signs = tests[tests.task == task].set_index(["model", "method"])["sign"]
+    rows = [{"method": "activation patching"} | dict.fromkeys(table.model.unique(), "0")]
     for method in METHODS:
-        row = {"method": label(method), "price, %": percent[method]}
-        for task, name in TASKS.items():
-            key = (model, task, method)
-            row[name] = Cell.of(cells[key], int(signs.get(key, 0)))
+        row = {"method": label(method)}
+        for model in table.model.unique():
+            sign = int(signs.get((model, method), 0))
+            row[model] = Cell.of(cells[model, method], sign)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -319,6 +314,7 @@ SINGLES = (
     "two_ends",
     "ms_hvp:2",
 )
+_SHORT = {"finite_difference_hvp": "finite diff.", "two_ends": "both ends"}
 
 
 def worse_prompts(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
@@ -333,7 +329,7 @@ def worse_prompts(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
             own = part[method].dropna()
             worse = int((own > part[AP].loc[own.index]).sum())
             arrow = {-1: " ↓", 0: "", 1: " ↑"}[int(signs[(model, task, method)])]
-            row[label(method).split(", ε")[0]] = f"{worse} of {len(own)}{arrow}"
+            row[_SHORT.get(method, label(method))] = f"{worse} of {len(own)}{arrow}"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -17,7 +17,7 @@ from hvp_utils import (
 )
 
 from .. import common
-from .errors import Cell, compared, settings_of
+from .errors import Cell, compared
 from .methods import AP, OTHER_GRADIENTS, TASKS, label
 
 __all__ = [
@@ -99,18 +99,18 @@ def rank_scores(rankings: Sequence[Mapping[tuple[str, str], xr.Dataset]]) -> pd.
 
 
 def rank_table(scores: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One score of every ranking: a row for each model and task; arrows against AP."""
+    """One score of every ranking: a row for each task and method, a column a model; arrows against AP."""
     means = common.intervals(scores, ["model", "task", "method"], score)
     means = means.set_index(["model", "task", "method"])[score]
     signs = compared(scores, score).set_index(["model", "task", "method"])["sign"]
     rows = []
-    for model, task in settings_of(scores):
-        row = {"model": model, "task": TASKS.get(task, task)}
+    for task in scores.task.unique():
         for method in RANKERS:
-            key = (model, task, method)
-            name = "AP" if method == AP else label(method)
-            row[name] = Cell.of(means[key], int(signs.get(key, 0)))
-        rows.append(row)
+            row = {"task": TASKS.get(task, task), "method": "AP" if method == AP else label(method)}
+            for model in scores.model.unique():
+                key = (model, task, method)
+                row[model] = Cell.of(means[key], int(signs.get(key, 0)))
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

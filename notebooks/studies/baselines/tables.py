@@ -12,7 +12,6 @@ from IPython.display import Markdown
 from .. import common, prices
 from .errors import compared, mean_errors
 from .methods import METHODS, TASKS, label
-from .ranking import RANKERS
 
 __all__ = [
     "after_holm",
@@ -128,18 +127,16 @@ def ends_against_hvp(table: pd.DataFrame) -> pd.DataFrame:
     return found.join(tests[["difference", "p", "sign"]])
 
 
-def overlap_table(changes: pd.DataFrame) -> pd.DataFrame:
-    """Changes of the overlap: a row for each model, task and k, a column a method.
+def overlap_table(changes: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Changes of the overlap on one model: a row for each task and method, a column for each k.
 
     Args:
         changes: What ``overlap_changes`` returns.
+        model: Which model.
     """
-    methods = [m for m in RANKERS if m in set(changes.method)]
-    wide = changes.pivot(index=["model", "task", "k"], columns="method", values="difference")
-    order = (
-        changes[["model", "task"]]
-        .drop_duplicates()
-        .merge(changes[["k"]].drop_duplicates(), "cross")
-    )
-    wide = wide.loc[pd.MultiIndex.from_frame(order), methods].reset_index()
-    return wide.replace({"task": TASKS}).rename(columns={m: label(m) for m in methods})
+    rows = []
+    own = changes[changes.model == model]
+    for (task, method), part in own.groupby(["task", "method"], sort=False):
+        row = {"task": TASKS.get(task, task), "method": label(method)}
+        rows.append(row | {f"top {k}": d for k, d in zip(part.k, part.difference, strict=True)})
+    return pd.DataFrame(rows)
