@@ -97,7 +97,7 @@ print(
 )
 
 # %% [markdown]
-# The last line but two compares with a formula. A neuron's {term}`local curvature` is
+# The assertion compares with a formula. A neuron's {term}`local curvature` is
 #
 # $$q_\text{local} = \tfrac12 \sum_i \lambda_i\, \sigma''(z_i)\, \delta_i^2 ,$$
 #
@@ -155,7 +155,7 @@ common.show(
 #
 # ### The paper says the opposite
 #
-# It reports that the network's curvature exceeds the local one by a large factor, with a correlation near zero, and an error of 750 % when the
+# The paper {cite:p}`zhang2026lies` reports that the network's curvature exceeds the local one by a large factor, with a correlation near zero, and an error of 750 % when the
 # local term is added (section 3.3, Figure 2). We cannot reproduce that. Yet its own Table 11 fits what you see above: on Pythia-410M, AP is off by 35.2 % for neurons
 # *before* the activation function and by 4.3 % *after*. In a model without gates both patches end in the same place, with the same network
 # behind; what differs is $\sigma$. Leave the gradient $\lambda_i$ out of the formula, and our correlation vanishes too
@@ -254,7 +254,7 @@ whether a norm is as good as linear, as the paper says (section 3.3), is for the
 # %% [markdown]
 # ## Where it fails
 #
-# Knowing the parts invites a shortcut: correct only what bends most. It does not work.
+# Knowing the parts invites a shortcut: correct only what bends most. Look before you take it.
 
 # %% tags=["hide-input"]
 Markdown(f"""* **Parts cancel.** Their sizes add up to {listed(cancels, ".1f")} times the quadratic terms. Adding only its largest part to AP makes the estimate worse for
