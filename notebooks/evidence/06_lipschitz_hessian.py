@@ -185,7 +185,9 @@ Markdown(
     "\n\n".join(
         f"On {name}, {len(run.resolved)} of the failures count, of all tasks together. In float64 the bound holds for {sum(run.resolved)} of them."
         for name, run in runs.items()
+        if run.resolved
     )
+    or "No failure counts."
 )
 
 # %% [markdown]
@@ -271,7 +273,7 @@ shown = shown.rename(columns=columns)
 common.show(
     shown[["model", "task", *columns.values(), "HVP no better"]],
     ".1f %",
-    "Whether the band is true; and heads with η < 1/2 at which HVP is no better than AP.",
+    "Whether the band is true; and heads with η below 1/2 at which HVP is no better than AP.",
 )
 
 # %% [markdown]
@@ -294,6 +296,16 @@ Markdown(
         f"({common.p_value(row.p, 1000)}, {common.p_value(row.holm, 1000)} after {{term}}`Holm's correction`; mean over prompts, paired)."
         for row in tests.itertuples()
     )
+)
+
+# %% [markdown]
+# Fewer heads are called safe with $\eta$. Is it only that? As many heads that matter, those with the smallest $R$:
+
+# %%
+common.show(
+    study.matched_calls(table),
+    {"largest R": ".3f"},
+    "Wrong calls of “safe” among as many, by the smallest R and by the bound.",
 )
 
 # %% [markdown]
@@ -405,8 +417,9 @@ def wrong(call, name):
 
 def still(name):
     """Failures that are left in float64."""
-    row = again.loc[name] if name in again.index else None
-    return "none was run" if row is None else f"{row['fail in float64']} of {row['run again']}"
+    if name not in again.index:
+        return "none was run"
+    return f"{again['fail in float64'][name]} of {again['run again'][name]}"
 
 
 trend = trends.set_index("model")

@@ -4,7 +4,7 @@
 is measured in float64 on the reference pair, and ``exact`` what is run again in float64.
 """
 
-from .certify import calls, certificates, wrong_calls
+from .certify import calls, certificates, matched_calls, wrong_calls
 from .exact import Again, again, path
 from .figures import (
     bound_figure,
@@ -15,8 +15,20 @@ from .figures import (
 )
 from .judged import claims
 from .layers import best_length, by_layer, laws, trends
+from .line import (
+    LENGTHS,
+    VALUES,
+    compared,
+    cosines,
+    lengths,
+    lengths_by_model,
+    ratios,
+    reference,
+    three_values,
+    worst_head,
+)
 from .parts import gelu_closed_form, smooth_parts
-from .records import (
+from .remainders import (
     ESTIMATORS,
     NAMES,
     PAPER,
@@ -28,17 +40,6 @@ from .records import (
     records,
     share,
     steps,
-)
-from .reference import (
-    LENGTHS,
-    VALUES,
-    compared,
-    cosines,
-    lengths,
-    lengths_by_model,
-    ratios,
-    reference,
-    three_values,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "lengths",
     "lengths_by_model",
     "looseness",
+    "matched_calls",
     "path",
     "path_figure",
     "ratios",
@@ -79,5 +81,6 @@ __all__ = [
     "steps",
     "three_values",
     "trends",
+    "worst_head",
     "wrong_calls",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..common import paired
-from .records import settings, share
+from .remainders import settings, share
 
 #: A head is called safe if its relative error is promised to be below this.
 LIMIT = 0.1
@@ -87,3 +87,22 @@ def wrong_calls(table: pd.DataFrame, n_resamples: int = 1000) -> pd.DataFrame:
         parts.append(both.melt("prompt", var_name="method", value_name="wrong").assign(model=model))
     tests = paired(pd.concat(parts), ["model"], "wrong", "η", ["R"], n_resamples)
     return tests.drop(columns="method")
+
+
+def matched_calls(table: pd.DataFrame) -> pd.DataFrame:
+    """Is it the bound, or that fewer heads are called safe? As many calls by the smallest R.
+
+    Returns:
+        Columns model, calls (of "safe" by the bound), "largest R" (of as many heads that matter,
+        those with the smallest R), "wrong by R" (of these) and "wrong by the bound".
+    """
+    rows = []
+    for model, part in table.groupby("model", sort=False):
+        kept = part[part.matters]
+        bad, safe = kept.relative > LIMIT, kept.upper < LIMIT
+        smallest = kept.R.nsmallest(int(safe.sum()))
+        largest = smallest.max() if len(smallest) else float("nan")
+        wrong = int(bad[smallest.index].sum()), int((bad & safe).sum())
+        rows.append((model, int(safe.sum()), largest, *wrong))
+    columns = ["model", "calls", "largest R", "wrong by R", "wrong by the bound"]
+    return pd.DataFrame(rows, columns=columns)

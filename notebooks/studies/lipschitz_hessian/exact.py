@@ -17,7 +17,7 @@ from hvp_utils import (
     make_prompts,
 )
 
-from .records import TASKS
+from .remainders import TASKS
 
 
 class Again(NamedTuple):

@@ -106,7 +106,7 @@ def closest_figure(runs: Mapping[str, Again], title: str) -> Figure:
     """
     fig, axes = plt.subplots(1, len(runs), figsize=(9.6, 4.2), squeeze=False)
     for ax, (model, run) in zip(axes[0], runs.items(), strict=True):
-        label = f"{model}, {run.closest}: {run.share:.2f} of its bound"
+        label = f"{model}\n{run.closest}: {run.share:.2f} of its bound"
         _curvature(ax, run.path, label, "units of the metric")
     handles = axes[0, 0].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncols=2)

@@ -12,7 +12,7 @@ from hvp_utils import Claim, Interval, bootstrap_ci, verdict
 from .certify import certificates
 from .layers import by_layer
 from .parts import gelu_closed_form
-from .records import counted_failures, held, looseness, steps
+from .remainders import counted_failures, held, looseness, steps
 
 Each = Callable[[Callable[[str], str]], str]
 
@@ -48,7 +48,7 @@ def _of_the_bound(table: pd.DataFrame, each: Each) -> list[Claim]:
     shares = held(table).query("task == 'all'").set_index("model")["that count"]
     counted = [share.estimate for share in shares]
     fails = counted_failures(table).set_index("model")
-    real = fails["failures that count"] >= 0.5 * fails.failures
+    real = (fails["failures that count"] >= 0.5 * fails.failures) & (fails.failures > 0)
     failing = table[~table.holds]
     first = (failing.layer == 0).groupby(failing.model).mean()
     first = first.reindex(shares.index).fillna(0)

@@ -33,23 +33,28 @@ def by_layer(part: pd.DataFrame, column: str) -> ndarray:
     return _medians(*_matrix(part, column))
 
 
-def _over_prompts(part: pd.DataFrame, statistic: Callable[[ndarray], float]) -> Interval:
+def _over_prompts(
+    part: pd.DataFrame, statistic: Callable[[ndarray], float], n_resamples: int
+) -> Interval:
     """A statistic of the medians of L_H, with its interval over prompts."""
     values, layers = _matrix(part, "L_H")
     return bootstrap_ci(
         np.arange(len(values)),
         lambda drawn: statistic(_medians(values[drawn.astype(int)], layers)),
-        n_resamples=300,
+        n_resamples=n_resamples,
     )
 
 
-def trends(table: pd.DataFrame, lengths: Lengths, task: str) -> pd.DataFrame:
+def trends(
+    table: pd.DataFrame, lengths: Lengths, task: str, n_resamples: int = 300
+) -> pd.DataFrame:
     """How L_H goes with depth and with lengths, for the medians of each layer on one task.
 
     Args:
         table: What ``records`` returns.
         lengths: One number a layer, by model and name of the length.
         task: Which task.
+        n_resamples: Resamples of the bootstrap over prompts.
 
     Returns:
         Columns model, depth (rank correlation of L_H with the layer), "exponent, <length>" (slope
@@ -59,12 +64,14 @@ def trends(table: pd.DataFrame, lengths: Lengths, task: str) -> pd.DataFrame:
     rows = []
     for model, part in table[table.task == task].groupby("model", sort=False):
         layers, rate = np.unique(part.layer), by_layer(part, "L_H")
-        depth = _over_prompts(part, lambda m, layers=layers: spearmanr(layers, m).statistic)
+        depth = _over_prompts(
+            part, lambda m, layers=layers: spearmanr(layers, m).statistic, n_resamples
+        )
         row = {"model": model, "depth": depth}
         for name, length in lengths[model].items():
             r = np.log(length)
             row[f"exponent, {name}"] = _over_prompts(
-                part, lambda m, r=r: np.polyfit(r, np.log(m), 1)[0]
+                part, lambda m, r=r: np.polyfit(r, np.log(m), 1)[0], n_resamples
             )
             row[f"correlation, {name}"] = np.corrcoef(r, np.log(rate))[0, 1]
         for name, column in {"L_H": "L_H", "the bound": "bound"}.items():

@@ -27,7 +27,7 @@ from hvp_utils import (
     reference_pair,
 )
 
-from .records import threshold
+from .remainders import threshold
 
 #: Lengths by layer: behind the attention block, and of all its heads' outputs together.
 LENGTHS = {"residual stream": "hook_resid_mid", "head outputs": "attn.hook_z"}
@@ -119,6 +119,11 @@ def reference(
         found[name] = data
         del model, M
     return found
+
+
+def worst_head(data: xr.Dataset) -> str:
+    """The head with the largest remainder, of one model of what ``reference`` returns."""
+    return str(data.label.values[data.remainder.values.argmax()])
 
 
 def lengths_by_model(measured: Mapping[str, xr.Dataset]) -> dict[str, dict[str, ndarray]]:
