@@ -95,9 +95,17 @@ def _heads(models: Sequence[str], n_prompts: int, n_fresh: int, store: str) -> d
         "looked_at_heads": f"{gap['heads']:,}",
         "missed_prompts": str(gap["hit"]),
         "looked_at_prompts": str(gap["prompts"]),
+        **_lengths(models, n_prompts + n_fresh, store),
         "hvp_better_in": str(sum(t.p_value < 0.05 and t.difference < 0 for t in hvp.values())),
         "hvp_settings": str(len(hvp)),
     }
+
+
+def _lengths(models: Sequence[str], n_prompts: int, store: str) -> dict[str, str]:
+    """How many tokens the prompts have."""
+    sweeps = common.load(models, worth.TASKS, ("attribution_patching",), n_prompts, store)
+    tokens = [int(n) for data in sweeps.values() for n in data.n_tokens.values]
+    return {"tokens_low": str(min(tokens)), "tokens_high": str(max(tokens))}
 
 
 def _ap_and_hvp(run: worth.Scored):

@@ -249,7 +249,7 @@ def _of_the_case(wide, many: _Found) -> list[Claim]:
         ),
         Claim(
             claim="HVP partially recovers the true score of that head",
-            paper="stated (the numbers are lost in our copy)",
+            paper="stated; no number given in the text used here",
             source="Appendix E.10",
             here=_listed(ioi, values),
             verdict=_all_or_some(nearer),
