@@ -253,6 +253,8 @@ Markdown(
 #
 # Top-5 error favours large heads by its definition. Here are the summed absolute error over all heads, and the share of all heads whose
 # estimate is off by more than 10 %, however small they are. The oracle knows the absolute error on the left and the relative one on the right.
+# $R$ is a relative error, and nearly as good as that oracle on the right. $|q| = R\,|f_\mathrm{AP}|$ undoes the division, and is the better rule on the left, at the
+# price of $R$.
 
 # %% mystnb={"image": {"alt": "Four panels for two models with exact patching as the fix. Left: summed absolute error in percent of that of attribution patching, against the share of heads fixed. The quadratic term is close to the oracle, the size of the estimate next, R falls later. Right: share of heads still off by more than ten percent. Here R is close to the oracle, and the size of the estimate is little better than random."}}
 by_sum = study.operating(everything, rules, ["exact"], "summed error")
@@ -265,7 +267,7 @@ _ = study.curves_figure(
     ["summed |error| left\n[% of AP's]", "heads left off by > 10 %\n[% of all]"],
     "With 30 % patched, "
     + " and ".join(f"{at_30['R', name].estimate:.0f} %" for name in models)
-    + " of the heads stay off if R chooses, "
+    + " of the heads stay off\nif R chooses, "
     + " and ".join(f"{at_30['|f_AP|', name].estimate:.0f} %" for name in models)
     + " if size does",
 )
@@ -385,6 +387,7 @@ common.show(
 
 # %%
 full = study.full_against_selective(everything)
+chosen = [row for row in at_tau.itertuples() if row.tau == tau]
 like_paper = {
     name: [
         f"{row.tau:g}"
@@ -395,6 +398,9 @@ like_paper = {
 }
 Markdown(f"""The paper flags 7.0 % (Pythia-410M), 14.9 % (Qwen2.5-1.5B) and 19.0 % (Gemma-2-2B) of the components at one fixed threshold (section 4.4). Of our five thresholds, those that flag between 7 and 19 % are
 {"; ".join(f"{', '.join(found) or 'none'} ({name})" for name, found in like_paper.items())}.
+
+With exact patching as the fix, τ = {tau} finds {" and ".join(f"{row.recall.estimate:.0f} %" for row in chosen)} of the heads that are off by more than 10 % ({" and ".join(models)}), and asks to patch {" and ".join(f"{row.flagged.estimate:.0f} %" for row in chosen)} of all heads for it.
+A lower threshold mostly adds false alarms; a higher one gives up recall fast, since many scores lie just above {tau}.
 
 With HVP as the fix, correcting every head has a top-5 error that differs from the selective one at τ = {tau} by {both([f"{row.difference:+.2f} points" for row in full.itertuples()])}.""")
 
