@@ -179,6 +179,15 @@ def main(
 
         typer.echo("Edges and their circuits")
         edges_and_mib.load(models, edges, store=STORE / "edges")
+    if not prompts and not only:
+        sys.path.insert(0, str(NOTEBOOKS))
+        from studies import curves
+        from studies.is_it_worth_it import neurons
+
+        typer.echo("Screens of all neurons, and paths of all heads")
+        neurons.measure(models, 4, 256, store=str(STORE))
+        for name in models:
+            curves.stored(name, STORE / "curves")
     minutes = (time.perf_counter() - started) / 60
     typer.echo(f"{len(models) * len(chosen)} sweeps in {minutes:.1f} minutes.")
 

@@ -168,6 +168,7 @@
     Object.entries(all.rates).forEach(([name, rate]) => device.add(new Option(`${name} (${rate.toExponential(0)} FLOP/s)`, rate)));
     Object.keys(all.plans[model.value]).forEach((name) => kind.add(new Option(name, name)));
     const time = (s) => s < 90 ? `${s.toPrecision(2)} s` : s < 5400 ? `${(s / 60).toPrecision(2)} min` : s < 129600 ? `${(s / 3600).toPrecision(2)} h` : `${(s / 86400).toPrecision(2)} days`;
+    const percent = (v) => `${v < 10 ? v.toPrecision(2) : v.toFixed(0)} %`;
     function draw() {
       const p = all.plans[model.value][kind.value], n = p.n, m = Math.min(n, (n > all.many ? 3 : 2) * Math.max(1, +k.value));
       const seconds = (runs) => (runs * p.run * Math.max(1, +prompts.value)) / +device.value;
@@ -183,11 +184,12 @@
       head.className = "explore-best";
       head.textContent = best ? `Within the budget: ${best[0]} (${best[2]}).` : "Nothing fits: take fewer prompts, or a larger budget.";
       const table = document.createElement("table");
+      table.className = "numbers";
       table.innerHTML = "<thead><tr><th>way</th><th>runs a prompt</th><th>time</th><th>of patching all</th></tr></thead>";
       const body = table.createTBody();
       ways.concat([["HVP of every component", p.HVP, ""]]).forEach(([name, runs]) => {
         const row = body.insertRow();
-        [name, runs.toLocaleString("en", { maximumFractionDigits: runs < 100 ? 1 : 0 }), time(seconds(runs)), `${((100 * runs) / n).toPrecision(2)} %`].forEach((text) => (row.insertCell().textContent = text));
+        [name, runs.toLocaleString("en", { maximumFractionDigits: runs < 100 ? 1 : 0 }), time(seconds(runs)), percent((100 * runs) / n)].forEach((text) => (row.insertCell().textContent = text));
       });
       out.append(head, table);
     }
