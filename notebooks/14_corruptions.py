@@ -269,6 +269,7 @@ after Holm's correction {surely[0]} and {surely[1]}). Zero ablation is the harde
 #    `attrs["doubtful"]` says when it feels safe.</details>
 # 4. *(hard, 40 minutes)* Mean ablation replaces a head's output by its average over prompts, and is often preferred to
 #    zero. How long are its patches next to those of zero ablation, and does HVP help?
-#    <details><summary>Hint</summary>Start from `study.metric_of(model, "ioi_zero")`, and from prompts of `ioi_one_template`. Its
-#    `deltas` are minus the activations, a tensor for each layer; add the mean of the activations at the same place over the
-#    prompts to every one of them, and take the new lengths from them.</details>
+#    <details><summary>Hint</summary>Start from `PatchedMetric(model, replace(pair, corrupted=None), direction="noising")`
+#    with pairs of `ioi_one_template` and `dataclasses.replace`. Its `deltas` are minus the activations, a tensor for each
+#    layer; add the mean of the activations at the same place over the prompts to every one of them, and take the new
+#    lengths from them.</details>
