@@ -82,6 +82,11 @@ def test_what_is_not_known_is_a_dash():
     assert ">–<" in shown and "nan" not in shown
 
 
+def test_headers_and_captions_are_text():
+    shown = common.show(pd.DataFrame({"R < 0.1": [1]}), caption="a < b").to_html()
+    assert "R &lt; 0.1" in shown and "<caption>a &lt; b</caption>" in shown
+
+
 @pytest.mark.parametrize("model", ["smollm2-135m", "other"])
 @pytest.mark.parametrize("publish", ["1", ""])
 def test_claims_are_published_only_of_the_books_model(model, publish, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ also as cells of a DataFrame, and ``show`` formats them.
 from __future__ import annotations
 
 import hashlib
+import html
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -179,6 +180,7 @@ def show(
         {name: (lambda value, name=name: text(name, value)) for name in table.columns},
         escape="html",
     )
+    styler.format_index(escape="html", axis=1)
     # A name that is drawn at random would be another in every run.
     styler.set_uuid(hashlib.sha256(table.to_csv().encode()).hexdigest()[:8])
     styler.set_table_attributes('class="dataframe"')
@@ -186,7 +188,7 @@ def show(
     if right:
         styler.set_table_styles([{"selector": ", ".join(right), "props": "text-align: right"}])
     if caption:
-        styler.set_caption(caption)
+        styler.set_caption(html.escape(caption, quote=False))
     return styler
 
 
