@@ -261,7 +261,7 @@ def explore(open_page):
 
 def expected(model, prompt, head, t):
     data = curves.stored(model, RESULTS / "curves").isel(prompt=prompt)
-    return {name: v[head] for name, v in curves.predictions(data, t).items()}
+    return {name: float(v[head]) for name, v in curves.predictions(data, t).items()}
 
 
 def agrees(page, model, prompt, head, t):
