@@ -280,7 +280,7 @@ def test_explore_gives_the_numbers_of_python(explore):
     pressed = explore.locator('.explore-map button[aria-pressed="true"]')
     assert pressed.get_attribute("aria-label").startswith(str(data.label.values[largest]))
     explore.get_by_label("Model").first.select_option("gemma-3-270m")
-    explore.get_by_label("Prompt", exact=True).select_option("2")
+    explore.locator('[data-part="prompt"]').select_option("2")
     data = curves.stored("gemma-3-270m", RESULTS / "curves")
     largest = int(abs(data.g.values[2, :, -1]).argmax())
     agrees(explore, "gemma-3-270m", 2, largest, 0.0)
