@@ -7,31 +7,13 @@ import nbformat
 import pytest
 from lint_lessons import faults, lessons, measures
 
-# Chapters written before there were limits. This list only gets shorter.
-LONG = {
-    "01_one_head",
-    "02_taylor_decomposition",
-    "03_hessian_vector_product",
-    "04_curvature_gap",
-    "05_reliability_score",
-    "06_lipschitz_hessian",
-    "07_ms_hvp_k_sweep",
-    "08_baselines",
-    "09_screen_flag_fix",
-    "10_is_it_worth_it",
-    "14_corruptions",
-}
 LESSONS = lessons()
 
 
-@pytest.mark.parametrize("name", sorted(set(LESSONS) - LONG))
+@pytest.mark.parametrize("name", sorted(LESSONS))
 def test_a_lesson_keeps_the_limits(name):
     nb = nbformat.read(LESSONS[name].with_suffix(".ipynb"), as_version=4)
     assert faults(LESSONS[name].read_text(encoding="utf-8"), nb) == []
-
-
-def test_only_chapters_that_exist_are_excused():
-    assert set(LESSONS) >= LONG
 
 
 # The measures themselves, on lessons of a few lines.
