@@ -18,15 +18,16 @@
 # * say what part of a neuron's error is its own and what part is the network's;
 # * name the operations that bend the metric behind a head, and say why they differ from model to model.
 #
-# You need the quadratic term $q = \tfrac12 g''(0)$, which HVP adds to AP ([chapter 3](03_hessian_vector_product.ipynb)). Every number
+# You need the quadratic term $q = \tfrac12 g''(0)$, which the correction by a Hessian-vector product (HVP) adds to AP
+# ([chapter 3](03_hessian_vector_product.ipynb)). Every number
 # behind this page, with intervals and checks, is on the [evidence page](evidence/04_curvature_gap.ipynb).
 #
 # ## Guess before you look
 #
 # 1. Patch one {term}`neuron` of an MLP, before its activation function. How much of its quadratic term comes from that
 #    function, and how much from everything behind it? Write down a percentage.
-# 2. Patch one head. Which operation behind it bends the metric most: norms, attention, MLPs, or the log-softmax at the end? Is it the same in
-#    two models?
+# 2. Patch one head. Which operation behind it bends the metric most: the norms, the attention pattern (where heads look), attention mixing (pattern
+#    times what is found there), the MLPs' activation functions, their gates, or the log-softmax at the end? Is it the same in two models?
 
 # %% tags=["hide-input"]
 # On Colab: fetch the book and install its package. Colab's own torch is left as it is.
@@ -77,7 +78,8 @@ models = model_name, second_model
 #
 # To learn what a part of a machine does, take it out. To learn what an operation *bends*, make it straight: replace it by its tangent at the
 # point where it is evaluated. Values and slopes stay as they are; only its curvature is gone. What $q$ loses by it is what the operation
-# contributed. Here we straighten the activation functions of one layer, for neurons of that layer.
+# contributed. Here we straighten the activation functions of one layer, for neurons of that layer. (`"neurons_pre:24"` draws 24
+# neurons from each layer, before the activation function.)
 
 # %%
 model = load_model(model_name, device=device)
@@ -102,8 +104,8 @@ print(
 # $$q_\text{local} = \tfrac12 \sum_i \lambda_i\, \sigma''(z_i)\, \delta_i^2 ,$$
 #
 # with the activation function $\sigma$, the neuron's input $z_i$ at position $i$, the patch $\delta_i$, and the gradient $\lambda_i$ at the neuron's output. It
-# costs nothing once the gradient is known. And surgery and formula agree: the quadratic term *is a sum*, one summand for each operation, and this is one of
-# them. That is a theorem ([theory](../book/theory.md), Theorem 5), so "where does the error come from" has an exact answer, in nats:
+# costs nothing once the gradient is known. Straightening and formula agree, and not by chance: the quadratic term *is a sum*, one summand for each operation,
+# and this is one of them. That is a theorem ([theory](../book/theory.md), Theorem 5), so "where does the error come from" has an exact answer, in nats:
 # $q = q_\text{local} + q_\text{downstream}$.
 #
 # ## Many neurons
@@ -150,7 +152,7 @@ common.show(
 )
 
 # %% [markdown]
-# In mean error over all neurons it does. On the five largest, by {term}`top-5 relative error`, neither correction helps in both models, and four prompts cannot
+# In mean error over all neurons it does. On the five largest, by {term}`top-5 relative error`, both leave most of the error, and so few prompts cannot
 # settle more. What HVP leaves is beyond the quadratic term, and so beyond this chapter.
 #
 # ### The paper says the opposite
@@ -259,21 +261,22 @@ whether a norm is as good as linear, as the paper says (section 3.3), is for the
 # %% tags=["hide-input"]
 Markdown(f"""* **Parts cancel.** Their sizes add up to {listed(cancels, ".1f")} times the quadratic terms. Adding only its largest part to AP makes the estimate worse for
   {listed(worse["largest part"], ".0f %")} of the heads; adding all six, which is HVP, for {listed(worse["all parts"], ".0f %")}.
-* **The output alone is not enough.** {{term}}`Gauss-Newton` keeps only the part of the output. It has a clearly lower top-5 error than AP on {len(gauss_newton)} of {len(models)} models.
-* **The start is not the path.** $q$ is the curvature at the beginning of the patch. Sorted along the whole path, the error of a head has other leading kinds on some heads ([evidence](evidence/04_curvature_gap.ipynb)).
+* **The output alone is not enough.** {{term}}`Gauss-Newton` keeps only the part of the output. Its top-5 error is lower than that of AP, with an interval of the difference below 0, in {len(gauss_newton)} of {len(models)} models.
+* **The start is not the path.** $q$ is the curvature at the beginning of the patch. If the error is split along the whole path instead, another kind leads on some heads ([evidence](evidence/04_curvature_gap.ipynb)).
 * **One pair is an anecdote.** The layers above are those of a single pair and two heads.
 
 What does pay is the subject of [chapter 10](10_is_it_worth_it.ipynb).""")
 
 # %% [markdown]
 # More limits: two small models with quantised weights, one task, one direction of patching, and {term}`neurons <neuron>` drawn at random. The paper's models have
-# other activation functions, and some have no gates. The kinds are ours: another way to sort operations gives other shares, though never another sum.
+# other activation functions, and some have no gates. In brackets stand 95 % bootstrap intervals over prompts. The kinds are ours: another way to sort operations gives other shares, though never another sum.
 #
 # ## Exercises
 #
 # 1. *(easy, 10 minutes)* For which head and prompt do the six kinds cancel most? Print its parts.
 #    <details><summary>Hint</summary>`one = heads[heads.followed]`; compare `one[[*NONLINEARITIES]].abs().sum(axis=1)` with `one.q.abs()`.</details>
-# 2. *(medium, 15 minutes)* The output is the one kind that you choose. Predict what the logit difference instead of log p does to its part, and to AP's error. Then measure.
+# 2. *(medium, 15 minutes)* The metric, and with it the output, is yours to choose. Take the logit difference in place of log p. What becomes of the output's part, and of AP's error?
+#    Predict, then measure.
 #    <details><summary>Solution</summary>`curvature_gap.by_metric({model_name: model}, reference_pair())`. The part is 0: no log-softmax is left. The error need not follow, since every
 #    gradient changes too.</details>
 # 3. *(medium, 20 minutes)* Neurons *after* the activation function have no local curvature. Predict how much smaller the score

@@ -23,7 +23,7 @@
 #
 # ## Guess before you look
 #
-# The score is below 0.1 on heads that it calls safe. Write down three guesses.
+# The score calls a head safe if it is below 0.1. A head *matters* if its true effect is at least 1 % of the prompt's largest. Write down three guesses.
 #
 # 1. Of a hundred heads that matter and are called safe, on how many is AP off by more than 10 %?
 # 2. Where is the score surer, on heads with small effects or with large ones?
@@ -76,7 +76,7 @@ models = model_name, second_model
 # $$R = \frac{|q|}{|f_\mathrm{AP}|}.$$
 #
 # If $q$ were all that is missing, $R$ *would be* the relative error $|f - f_\mathrm{AP}| / |f_\mathrm{AP}|$, and nothing would have to
-# be patched. The rest is the remainder. Let $\eta$ be a bound on it divided by $|q|$. Then the relative error lies between
+# be patched. The rest is the remainder. Let $\eta$ be a bound on its size, divided by $|q|$. Then the relative error lies between
 # $(1 - \eta) R$ and $(1 + \eta) R$ (the paper's Proposition 1 {cite:p}`zhang2026lies`; proof on the [theory page](../book/theory.md)). Where $\eta$,
 # the {term}`slack`, is small, $R$ is a promise. Where it is large, $R$ is a hint. ([Chapter 6](06_lipschitz_hessian.ipynb) estimates it. Here we
 # measure the error itself.)
@@ -159,7 +159,7 @@ _ = study.quarters_figure(
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Mostly, as a warning.** $R$ tells heads with errors above 10 % from the others with an AUROC of {worst:.2f} to {best:.2f}. For {close} of all heads (by model) it is within a factor of 2 of the true relative error; for large effects, for {" and ".join(f"{share.estimate:.0f} %" for share in large)}.
+**Mostly, as a warning.** $R$ tells heads with errors above 10 % from the others with an AUROC of {worst:.2f} to {best:.2f}. For {close} of all heads (by model) it is within a factor of 2 of the true relative error; for large effects, the top quarter, for {" and ".join(f"{share.estimate:.0f} %" for share in large)}.
 
 It is no guarantee: of the heads that matter and that it calls safe, {missed.min():.0f} to {missed.max():.0f} % are off by more than 10 %. And it is no saving: to score every head costs {price:.0f} % of patching every head.
 :::""")
@@ -178,7 +178,7 @@ _ = study.blind_figure(
 
 # %% tags=["hide-input"]
 Markdown(f"""
-AP says ${blind.AP:+.2f}$ nats, and the truth is ${blind.truth:+.2f}$. The quadratic term is ${blind.q:+.2f}$, the remainder ${blind.remainder:+.2f}$: {abs(blind.remainder / blind.q):.0f} times as large. The curve starts straight and bends later, and no second derivative at the start can see that. Several steps along the way can ([chapter 7](07_ms_hvp_k_sweep.ipynb)).""")
+AP says ${blind.AP:+.2f}$ nats, and the truth is ${blind.truth:+.2f}$. (The title divides the error by the truth. Divided by AP, as $R$ is, it is {abs(1 - blind.truth / blind.AP):.2f}.) The quadratic term is ${blind.q:+.2f}$, the remainder ${blind.remainder:+.2f}$: {abs(blind.remainder / blind.q):.0f} times as large. The curve starts straight and bends later, and no second derivative at the start can see that. Several steps along the way can ([chapter 7](07_ms_hvp_k_sweep.ipynb)).""")
 
 # %%
 columns = ["model", "task", "missed %", "alarms %", "worst"]
@@ -201,14 +201,14 @@ counted = prices.counted(model_sizes(model_name), methods).assign(method=names)
 common.show(counted[["method", "runs", "percent"]], ".3g", f"{model_name}, reference pair.")
 
 # %% [markdown]
-# So patch up to about 100 components all, and ask no score. With more, `hvp_utils.top_effects(M, k)` chooses by a cheap screen of
+# So up to about 100 components, patch them all and ask no score. With more, `hvp_utils.top_effects(M, k)` chooses by the row screen, which takes
 # three gradients, and patches what it chose exactly ([chapter 10](10_is_it_worth_it.ipynb)). The score stays
 # what it is good for: a warning beside an estimate, and an explanation when one was wrong.
 #
 # Other limits:
 #
 # * **It is relative.** A head that hardly matters may be off by half, and nobody minds. By layer, score and absolute error
-#   agree loosely. Where large absolute errors are the question, look at $|q|$.
+#   agree only loosely ([evidence](evidence/05_reliability_score.ipynb)). Where large absolute errors are the question, look at $|q|$.
 # * **Small models.** Two of them, with quantised weights, heads only, one direction of patching, prompts made by us.
 #
 # ## Exercises
@@ -218,7 +218,7 @@ common.show(counted[["method", "runs", "percent"]], ".3g", f"{model_name}, refer
 #    <details><summary>Hint</summary>Take `run = runs[0]` and sort `run.R` and `run.bad`, both flattened, by `run.R`. Then take the
 #    running mean.</details>
 # 2. *(medium, 15 minutes)* Find heads with $|f - f_\mathrm{AP}|$ above 0.1 nats on IOI. Is $|q|$ a better guide than $R$?
-#    <details><summary>Solution</summary>`from hvp_utils import Auroc`; `Auroc(np.abs(run.q), run.E > 0.1).interval()`, and the same with
+#    <details><summary>Solution</summary>`import numpy as np`, `from hvp_utils import Auroc`, `run = runs[0]`; then `Auroc(np.abs(run.q), run.E > 0.1).interval()`, and the same with
 #    `run.R`. An absolute question wants an absolute answer.</details>
 # 3. *(medium, 15 minutes)* Draw a curve with $R = 1$ on which AP is exact.
 #    <details><summary>Solution</summary>$g(t) = t + t^2 - t^3$: slope 1, $q = 1$, and the remainder takes it back.</details>

@@ -206,8 +206,8 @@ common.show(
 )
 
 # %% [markdown]
-# So nobody should buy an effect this way. For a component at a time, MS-HVP is never the cheaper road to its own result: patch exactly, up to
-# about 100 components all of them, and with more those that `hvp_utils.top_effects(M, k)` chooses
+# So nobody should buy an effect this way: even one step costs more than the exact patch of the same head. Patch exactly. Up to about 100 components,
+# patch them all; with more, those that `hvp_utils.top_effects(M, k)` chooses
 # ([chapter 10](10_is_it_worth_it.ipynb)). What MS-HVP teaches is *where* along the way the linear picture breaks.
 #
 # Other limits:
