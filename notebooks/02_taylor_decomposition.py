@@ -149,7 +149,7 @@ small, large = (sized[name] for name in (first_steps.BINS[0][0], first_steps.BIN
 Markdown(f""":::{{admonition}} The answer
 :class: important
 **Head by head it is the bend; weighed by size it is mostly not.** On {n_prompts} {{term}}`IOI` prompts the quadratic term brings {" and ".join(f"{each.closer[m]:.0f} % ({m})" for m in models)} of the heads nearer to the truth. Yet of the summed error it removes only
-**{removed[model_name]:.0f %}** in {model_name} and **{removed[second_model]:.0f %}** in {second_model}, with 95 % intervals in parentheses. Five heads of a prompt carry {each["top five"][model_name]:.0f} % and {each["top five"][second_model]:.0f} % of that sum.
+**{removed[model_name]:.0f %}** in {model_name} and **{removed[second_model]:.0f %}** in {second_model} (95 % intervals in parentheses). Five heads of a prompt carry {each["top five"][model_name]:.0f} % and {each["top five"][second_model]:.0f} % of that sum.
 :::""")
 
 # %% [markdown]
@@ -159,7 +159,7 @@ Markdown(f""":::{{admonition}} The answer
 # a parabola is enough. The heads that we care about move the network far, and there the remainder catches up.
 
 # %% mystnb={"image": {"alt": "Share of the summed error that the quadratic term removes, against the size of the true effect in four classes, a line with intervals for each of two models. Both lines start above 80 percent for the smallest effects and fall; for effects of a tenth of the largest and more they are near or below 25 percent, with wide intervals that include zero."}}
-title = f"Error removed: {min(small)[0]:.0f} to {max(small)[0]:.0f} % of small effects', {min(large)[0]:.0f} to {max(large)[0]:.0f} % of large"
+title = f"Error removed: small effects {min(small)[0]:.0f} to {max(small)[0]:.0f} %, large {min(large)[0]:.0f} to {max(large)[0]:.0f} %"
 _ = first_steps.size_figure(first_steps.by_size(parts), title)
 
 # %% [markdown]

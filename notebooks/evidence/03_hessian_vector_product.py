@@ -140,7 +140,7 @@ common.show(
 k2, k5 = (priced[priced.method == f"MS-HVP, K = {k}"].set_index("model").each for k in (2, 5))
 step = (k5 - k2) / 3
 Markdown(
-    f"Each further step of MS-HVP costs {step.min():.1f} to {step.max():.1f} runs a head: a forward and two backward passes."
+    f"Each further step of MS-HVP costs {study.span(step.min(), step.max(), '.1f')} runs a head: a forward and two backward passes."
 )
 
 # %% [markdown]
