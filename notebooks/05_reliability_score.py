@@ -173,7 +173,7 @@ It is no guarantee: of the heads that matter and that it calls safe, {missed.min
 blind = study.blind_spot(heads)
 _ = study.blind_figure(
     study.blind_curve(M, blind.component),
-    f"{blind.component}: R = {blind.R:.2f}, and AP is off by {blind.missing:.0%} of the true effect",
+    f"{blind.component}: R = {blind.R:.2f}, and AP is off by {100 * blind.missing:.0f} % of the true effect",
 )
 
 # %% tags=["hide-input"]

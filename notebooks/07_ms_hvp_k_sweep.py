@@ -201,7 +201,7 @@ Markdown(
 # %%
 common.show(
     price.reset_index()[["method", "runs", "percent", "per head"]].drop(index=2),
-    {"runs": ",.0f", "percent": ",.1f", "per head": ".2f"},
+    {"runs": ",.1f", "percent": ",.1f", "per head": ".2f"},
     f"{model_name}. Percent of patching every head; the last column in runs.",
 )
 
