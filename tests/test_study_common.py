@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from hvp_utils import Claim, Interval, bootstrap_ci, paired_bootstrap
+from hvp_utils import VERDICTS, Claim, Interval, bootstrap_ci, paired_bootstrap
 from hvp_utils.stats import holm
-from studies import common
+from studies import common, panels
 
 
 def a_sweep(n_prompts=3, n=4, seed=0):
@@ -82,6 +82,12 @@ def test_what_is_not_known_is_a_dash():
     assert ">–<" in shown and "nan" not in shown
 
 
+def test_as_text_a_table_says_what_it_holds():
+    """And no address in memory, which would be another in every run."""
+    text = repr(common.show(pd.DataFrame({"error": [0.123456], "name": ["a"]})))
+    assert "0.12" in text and "name" in text and "0x" not in text
+
+
 def test_headers_and_captions_are_text():
     shown = common.show(pd.DataFrame({"R < 0.1": [1]}), caption="a < b").to_html()
     assert "R &lt; 0.1" in shown and "<caption>a &lt; b</caption>" in shown
@@ -116,6 +122,37 @@ def test_paired_tests_are_those_of_the_package():
     assert found.holm.tolist() == holm(found.p).tolist() != found.p.tolist()
     with pytest.raises(ValueError, match=r"HVP or AP has no error for some prompts of .*'x'"):
         common.paired(table.iloc[1:], ("model", "task"), "error", "AP", methods=["HVP"])
+
+
+def test_values_of_models_as_text():
+    values = {"a": Interval(41.2, 30, 50), "b": 7.0}
+    assert common.listed(values, ".0f", " %") == "41 (30 to 50) % (a) and 7 % (b)"
+    assert common.listed({"a": "none", "b": 3}, between=", ") == "none (a), 3 (b)"
+
+
+def test_a_span_is_one_number_where_both_ends_read_the_same():
+    assert common.span([2.5, 1, 2]) == "1.0 to 2.5"
+    assert common.span([2.02, 2.04]) == "2.0"
+    assert common.span(pd.Series([-3.4, 12]), 0) == "-3 to 12"
+    assert common.span({"a": 0.123, "b": 0.2}.values(), 2) == "0.12 to 0.20"
+
+
+def test_settings_keep_the_order_of_a_table():
+    table = pd.DataFrame({"model": list("bbab"), "task": ["y", "x", "x", "y"]})
+    assert common.settings_of(table) == [("b", "y"), ("b", "x"), ("a", "x")]
+
+
+def test_values_of_the_papers_models_are_not_tested():
+    claim = common.not_run("The values of Table 1", "on GPT-2", "Table 1")
+    assert (claim.verdict, claim.source) == (VERDICTS[3], "Table 1")
+    assert claim.rule == "none of these models is among ours"
+    assert common.not_run("c", "p", "s", "neither is").rule == "neither is"
+
+
+def test_bars_are_as_long_as_intervals():
+    middle, spread = panels.bars([Interval(2, 1, 5), Interval(3.0, 3.1, 3.2)])
+    assert middle.tolist() == [2, 3]
+    assert spread.tolist() == pytest.approx(np.array([[1, 0], [3, 0.2]]))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from IPython.display import Markdown
+from pandas.io.formats.style import Styler
 
 from hvp_utils import (
+    VERDICTS,
     Claim,
     Interval,
     bootstrap_ci,
@@ -29,7 +31,20 @@ from hvp_utils import (
 )
 from hvp_utils.stats import holm
 
-__all__ = ["BOOK_MODEL", "intervals", "load", "p_value", "paired", "show", "show_claims", "tidy"]
+__all__ = [
+    "BOOK_MODEL",
+    "intervals",
+    "listed",
+    "load",
+    "not_run",
+    "p_value",
+    "paired",
+    "settings_of",
+    "show",
+    "show_claims",
+    "span",
+    "tidy",
+]
 
 #: Only what is run on it is published: with another model a page shows its claims and keeps them.
 BOOK_MODEL = "smollm2-135m"
@@ -70,6 +85,11 @@ def tidy(sweeps: Sweeps, variables: Sequence[str]) -> pd.DataFrame:
         }
         parts.append(pd.DataFrame(part | {name: data[name].values.ravel() for name in variables}))
     return pd.concat(parts, ignore_index=True)
+
+
+def settings_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The models and tasks of a table, in its order."""
+    return list(dict.fromkeys(zip(table.model, table.task, strict=True)))
 
 
 def intervals(
@@ -141,9 +161,36 @@ def p_value(p: float, n_resamples: int) -> str:
     return f"p ≤ {floor:.{digits}f}" if p <= floor * 1.0001 else f"p = {p:.{digits}f}"
 
 
+def listed(
+    values: Mapping[str, object], spec: str = "", unit: str = "", between: str = " and "
+) -> str:
+    """One value for each model as text: "1.2 % (a model) and 3.4 % (another)".
+
+    Args:
+        values: By model.
+        spec: How a value is formatted.
+        unit: What follows it.
+        between: What stands between two models.
+    """
+    return between.join(f"{format(value, spec)}{unit} ({name})" for name, value in values.items())
+
+
+def span(values: Sequence[float], digits: int = 1) -> str:
+    """Smallest to largest as text, or one number where both read the same."""
+    ends = (f"{end:.{digits}f}" for end in (min(values), max(values)))
+    return " to ".join(dict.fromkeys(ends))
+
+
+class Table(Styler):
+    """A table for a reader, which is its text where nothing can show it."""
+
+    def __repr__(self) -> str:
+        return self.to_string(delimiter="  ")
+
+
 def show(
     table: pd.DataFrame, digits: Mapping[str, str] | str = ".2f", caption: str = ""
-) -> pd.io.formats.style.Styler:
+) -> Table:
     """A DataFrame as a notebook shows it, without its index; numbers stand to the right.
 
     Args:
@@ -176,7 +223,7 @@ def show(
             for v in table[name]
         )
     ]
-    styler = table.style.hide(axis="index").format(
+    styler = Table(table).hide(axis="index").format(
         {name: (lambda value, name=name: text(name, value)) for name in table.columns},
         escape="html",
     )
@@ -190,6 +237,14 @@ def show(
     if caption:
         styler.set_caption(html.escape(caption, quote=False))
     return styler
+
+
+def not_run(
+    claim: str, paper: str, source: str, rule: str = "none of these models is among ours"
+) -> Claim:
+    """A claim about values that the paper gives of models on which nothing is run here."""
+    here = "not run: the models are other ones"
+    return Claim(claim, paper, source, here, VERDICTS[3], rule)
 
 
 def show_claims(chapter: str, claims: Sequence[Claim], model: str) -> Markdown:
