@@ -179,7 +179,8 @@ sketched = {name: study.sketches(H) for name, H in hessians.items()}
 seeds = study.over_seeds(hessians, sketched)
 at_32 = seeds[(seeds.method == "xdiag") & (seeds.k == 32)].groupby("model").error.median()
 _ = study.sketches_figure(
-    seeds, f"32 products know every head's curvature to {at_32.min():.1f} to {at_32.max():.1f} %"
+    seeds,
+    f"32 products leave {at_32.min():.1f} to {at_32.max():.1f} % error of every head's curvature",
 )
 
 # %%
