@@ -163,7 +163,7 @@ worst = top.loc[cut_top.idxmin()]
 Markdown(f"""Bars are 95 % bootstrap intervals over {n_prompts} prompts; the title counts paired tests with p < 0.05. After {{term}}`Holm's correction` for all {len(both.measure.unique()) * len(top)} tests,
 {surely[0]} and {surely[1]} are left of the {good} and {bad}.
 
-On the median head HVP takes away {study.between(cut)} % of the error. On the five largest heads the reduction runs from {cut_top.max():.0f} % down to {cut_top.min():.0f} % ({worst.model}, {study.NAMES[worst.task]}). So two people
+On the median head HVP takes away {common.span(cut, 0)} % of the error. On the five largest heads the reduction runs from {cut_top.max():.0f} % down to {cut_top.min():.0f} % ({worst.model}, {study.NAMES[worst.task]}). So two people
 with the same data can report opposite things. The paper has the two side by side {{cite:p}}`zhang2026lies`: for Gemma-2-2B on factual statements HVP removes 79 % of the median error under resampling (Table 12), and
 brings the top-5 error from 51.7 to 43.2 % under random tokens, a sixth of it (Table 2).""")
 
@@ -238,8 +238,8 @@ points takes {needed["min"]["median head"]} to {needed["max"]["median head"]} pr
 
 :::{{admonition}} The answer
 :class: important
-**Yes, for the heads that matter.** HVP takes away {study.between(cut)} % of the error of the typical head, under every corruption. For the five largest heads it is better in {good} of {len(top)} settings and worse in {bad} (p < 0.05;
-after Holm's correction {surely[0]} and {surely[1]}). Zero ablation is the hardest: AP is off by {study.between(study.estimates(top[top.task.str.endswith("zero")].AP))} % there, and by {study.between(study.estimates(top[~top.task.str.endswith("zero")].AP))} % under the others. It is not the length of the patch.
+**Yes, for the heads that matter.** HVP takes away {common.span(cut, 0)} % of the error of the typical head, under every corruption. For the five largest heads it is better in {good} of {len(top)} settings and worse in {bad} (p < 0.05;
+after Holm's correction {surely[0]} and {surely[1]}). Zero ablation is the hardest: AP is off by {common.span(study.estimates(top[top.task.str.endswith("zero")].AP), 0)} % there, and by {common.span(study.estimates(top[~top.task.str.endswith("zero")].AP), 0)} % under the others. It is not the length of the patch.
 :::""")
 
 # %% [markdown]

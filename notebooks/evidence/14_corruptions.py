@@ -157,7 +157,7 @@ common.show(
 cut, cut_top = study.estimates(median.reduction), study.estimates(top.reduction)
 worst = top.loc[cut_top.idxmin()]
 Markdown(
-    f"On the median head HVP takes away {study.between(cut)} % of the error. On the five largest the reduction runs from {cut_top.max():.0f} % down to {cut_top.min():.0f} % "
+    f"On the median head HVP takes away {common.span(cut, 0)} % of the error. On the five largest the reduction runs from {cut_top.max():.0f} % down to {cut_top.min():.0f} % "
     f"({worst.model}, {study.NAMES[worst.task]}), where HVP makes the error {1 - cut_top.min() / 100:.1f} times as large."
 )
 
@@ -207,7 +207,7 @@ told = [
     for m in dict.fromkeys(models)
 ]
 Markdown(
-    f"Length alone does not explain it. {' '.join(told)} $R$ is above 1 for {study.between(steep[zero])} % of the large heads under zero ablation, and for {study.between(steep[~zero])} % under the other corruptions. "
+    f"Length alone does not explain it. {' '.join(told)} $R$ is above 1 for {common.span(steep[zero], 0)} % of the large heads under zero ablation, and for {common.span(steep[~zero], 0)} % under the other corruptions. "
     "One reading is that another prompt moves a head to a place where the rest of the network often finds it, and zero is no such place. It fits these numbers; they do not prove it."
 )
 
@@ -456,15 +456,15 @@ of_swap = swaps[~percent].set_index("model").reduction
 extremes = needed.groupby("measure").prompts.agg(["min", "max"])
 after = kinds[kinds.kind == "neurons after"].set_index("measure").reduction
 Markdown(f"""
-* Zero ablation is the hardest. The top-5 error of AP is {study.between(twelve.ap[zeros])} % of the range of effects there, and {study.between(twelve.ap[~zeros])} % for
-  random tokens and other prompts. HVP takes away {study.between(twelve.cut[zeros])} % of it, by setting; negative means that it adds.
-* The length of the patch is not the reason. In norm, the other corruptions replace {study.between(replaced)} % of the output of a large head, and zero ablation all of it, but errors do not follow. On IOI, HVP becomes worse
+* Zero ablation is the hardest. The top-5 error of AP is {common.span(twelve.ap[zeros], 0)} % of the range of effects there, and {common.span(twelve.ap[~zeros], 0)} % for
+  random tokens and other prompts. HVP takes away {common.span(twelve.cut[zeros], 0)} % of it, by setting; negative means that it adds.
+* The length of the patch is not the reason. In norm, the other corruptions replace {common.span(replaced, 0)} % of the output of a large head, and zero ablation all of it, but errors do not follow. On IOI, HVP becomes worse
   than AP on the way to zero at t = {"; ".join(f"{crossed[m]} ({m})" for m in dict.fromkeys(models))}.
 * Five steps of MS-HVP bring the top-5 error under zero ablation {" and ".join(f"from {mean[m, 'AP']:.0f} to {mean[m, 'K = 5']:.1f} % ({m})" for m in dict.fromkeys(models))}.
 * Under entity swaps HVP lowers the mean error by {" and ".join(f"{of_swap[m]:.0f %} ({m})" for m in dict.fromkeys(models))}.
 * From 15 prompts on, the reduction is at most {off["median head"]:.0f} points away from its value at {n_many} for the median head, and up to {off["top 5"]:.0f} for the five largest. To know it to within 10 points
   takes {extremes["min"]["median head"]} to {extremes["max"]["median head"]} prompts for the first and {extremes["min"]["top 5"]} to {extremes["max"]["top 5"]} for the second.
-* On neurons after the activation function HVP lowers the error by {study.between(study.estimates(after[["median head"]]))} % (median) and {study.between(study.estimates(after[["top 5"]]))} % (top 5).
+* On neurons after the activation function HVP lowers the error by {common.span(study.estimates(after[["median head"]]), 0)} % (median) and {common.span(study.estimates(after[["top 5"]]), 0)} % (top 5).
 """)
 
 # %% [markdown]

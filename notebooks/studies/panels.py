@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["headline", "panels"]
+from hvp_utils import Interval
+
+from .common import settings_of
+
+__all__ = ["bars", "headline", "panels"]
 
 
 def panels(
@@ -27,7 +31,7 @@ def panels(
     Returns:
         The figure, the model and task of each panel, and how many stand in a row.
     """
-    settings = list(dict.fromkeys(zip(table.model, table.task, strict=True)))
+    settings = settings_of(table)
     rows = table.model.nunique() if row_each else 1
     columns = len(settings) // rows
     fig, axes = plt.subplots(
@@ -42,6 +46,12 @@ def panels(
     for ax, (model, task) in found.items():
         ax.set_title(f"{model}\n{names.get(task, task)}", fontsize=10, weight="normal")
     return fig, found, columns
+
+
+def bars(intervals: Iterable[Interval]) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates, and how far the ends of their intervals are from them, as ``errorbar`` takes it."""
+    middle, low, high = np.array([tuple(one) for one in intervals], dtype=float).T
+    return middle, np.maximum([middle - low, high - middle], 0)
 
 
 def headline(fig: Figure, title: str) -> None:

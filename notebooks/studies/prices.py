@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from hvp_utils import ModelSizes, plan
 
-__all__ = ["DISTURBED", "counted", "steady", "timed", "to_show"]
+__all__ = ["DISTURBED", "counted", "steady", "timed", "to_show", "why_not"]
 
 #: Repeats that differ by more than this factor were disturbed.
 DISTURBED = 1.3
@@ -92,6 +92,15 @@ def steady(measured: pd.DataFrame) -> bool:
     return not measured.disturbed.any()
 
 
+def why_not(measured: pd.DataFrame) -> str:
+    """A sentence that says why no seconds are shown, of measurements that are not steady."""
+    names = ", ".join(measured.method[measured.disturbed])
+    return (
+        "Seconds are not shown: repeated measurements disagreed, so the machine was disturbed "
+        f"({names})."
+    )
+
+
 def to_show(counts: pd.DataFrame, measured: pd.DataFrame | None = None) -> tuple[pd.DataFrame, str]:
     """A table of prices, operations first, and a sentence about the seconds.
 
@@ -101,11 +110,7 @@ def to_show(counts: pd.DataFrame, measured: pd.DataFrame | None = None) -> tuple
     if measured is None:
         return table, "Operations counted; nothing was timed."
     if not steady(measured):
-        names = ", ".join(measured.method[measured.disturbed])
-        return table, (
-            "Seconds are not shown: repeated measurements disagreed, so the machine was disturbed "
-            f"({names}). Operations are counted and depend on no machine."
-        )
+        return table, why_not(measured) + " Operations are counted and depend on no machine."
     return table.merge(measured[["method", "seconds"]], how="left"), (
         "Operations are counted; seconds are medians of repeats that agree within "
         f"{DISTURBED - 1:.0%}, on the machine that ran this page."

@@ -4,6 +4,7 @@
 them, and everything else takes those tables, or a model.
 """
 
+from ..common import settings_of, span
 from .errors import (
     RESAMPLES,
     Cell,
@@ -19,7 +20,6 @@ from .errors import (
     overflown,
     ranked,
     rivals,
-    settings_of,
     worse_prompts,
 )
 from .figures import (
@@ -30,7 +30,7 @@ from .figures import (
     quarter_figure,
     weights_figure,
 )
-from .judged import claims, no_help, span
+from .judged import claims, no_help
 from .methods import AP, METHODS, OTHER_GRADIENTS, SWEPT, TASKS, label, priced
 from .quadrature import (
     IH,

@@ -12,6 +12,7 @@ from hvp_utils import Interval, top_k_relative_error
 from hvp_utils.stats import holm
 
 from .. import common
+from ..common import settings_of
 from .methods import AP, METHODS, OTHER_GRADIENTS, SWEPT, TASKS, label
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "overflown",
     "ranked",
     "rivals",
-    "settings_of",
     "worse_prompts",
 ]
 
@@ -165,11 +165,6 @@ def errors(estimates: pd.DataFrame, rankings: Sequence[Sweeps] = ()) -> pd.DataF
                 row = {"model": model, "task": task, "method": method}
                 parts.append(pd.DataFrame(row | {"prompt": range(len(error)), "error": error}))
     return pd.concat(parts, ignore_index=True)
-
-
-def settings_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """The models and tasks of a table, in its order."""
-    return list(dict.fromkeys(zip(table.model, table.task, strict=True)))
 
 
 def compared(

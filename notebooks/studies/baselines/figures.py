@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from hvp_utils import bootstrap_ci, plots
 
-from ..panels import headline, panels
+from ..common import settings_of
+from ..panels import bars, headline, panels
 from .methods import AP, TASKS, label
 from .ranking import KS
 
@@ -148,12 +149,11 @@ def map_figure(
         percent = price[price.model == model].set_index("method").percent
         for name in lines:
             line = LINES[name]
-            bars = np.array([bootstrap_ci(part[part.method == m].error) for m in line.methods])
-            spread = [bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]]
+            mean, spread = bars(bootstrap_ci(part[part.method == m].error) for m in line.methods)
             ax.errorbar(
                 [percent[m] * _SHIFT.get(name, 1) for m in line.methods],
-                bars[:, 0],
-                np.maximum(spread, 0),
+                mean,
+                spread,
                 color=line.colour,
                 marker=line.marker,
                 fillstyle=line.fill,
@@ -275,19 +275,18 @@ def overlap_figure(changes: pd.DataFrame, title: str) -> Figure:
         changes: What ``ranking.overlap_changes`` returns.
         title: What the figure says.
     """
-    settings = list(dict.fromkeys(zip(changes.model, changes.task, strict=True)))
+    settings = settings_of(changes)
     fig, axes = plt.subplots(
         1, len(KS), figsize=(9.4, 0.85 * len(settings) + 1), sharey=True, sharex=True
     )
     indexed: Mapping = changes.set_index(["model", "task", "method", "k"]).difference
     for ax, k in zip(axes, KS, strict=True):
         for j, (method, (colour, marker)) in enumerate(_RANK_LOOKS.items()):
-            bars = np.array([indexed[(*key, method, k)] for key in settings])
-            spread = [bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]]
+            change, spread = bars(indexed[(*key, method, k)] for key in settings)
             ax.errorbar(
-                bars[:, 0],
+                change,
                 np.arange(len(settings)) + 0.17 * (j - 1.5),
-                xerr=np.maximum(spread, 0),
+                xerr=spread,
                 fmt=marker,
                 color=colour,
                 ms=6.5,

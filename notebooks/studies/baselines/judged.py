@@ -8,24 +8,20 @@ import pandas as pd
 
 from hvp_utils import Claim, verdict
 
-from .errors import compared, settings_of
+from .. import common
+from ..common import settings_of, span
+from .errors import compared
 from .methods import AP, label
 from .quadrature import IH, RULES
 from .ranking import by_multiple
 
-__all__ = ["claims", "no_help", "span"]
+__all__ = ["claims", "no_help"]
 
 _MS, _MIDPOINT, _GAUSS = (
     "ms_hvp:5",
     "integrated_gradients:10:midpoint",
     "integrated_gradients:5:gausslegendre",
 )
-
-
-def span(values: Sequence[float], digits: int = 1) -> str:
-    """Smallest to largest, as text."""
-    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return low if low == high else f"{low} to {high}"
 
 
 def no_help(tests: pd.DataFrame) -> list[tuple[str, str]]:
@@ -84,13 +80,10 @@ def claims(
         _of_singles(signs, stuck),
         *_of_gim(signs, overlap),
         *_of_the_typical_head(scores),
-        Claim(
+        common.not_run(
             claim="The values of Tables 2, 3, 8, 9 and 10 on the paper's models",
             paper="Pythia, GPT-2, Qwen2.5, Gemma-2 and Llama-3.1",
             source="Tables 2, 3, 8, 9 and 10",
-            here="not run: the models are other ones",
-            verdict="cannot be tested here",
-            rule="none of these models is among ours",
         ),
     ]
 
@@ -196,8 +189,8 @@ def _of_integrated_hessians(table: pd.DataFrame, share: pd.DataFrame) -> list[Cl
         for sign in _signs(table, IH[part], _MS)(IH[part])
     ]
     of = {name: part for name, part in share.groupby("part", sort=False)}
-    half = [(r.model, r.share.estimate) for r in of["path"].itertuples()]
-    inside = [0.4 <= value <= 0.6 for _, value in half]
+    half = {r.model: r.share.estimate for r in of["path"].itertuples()}
+    inside = [0.4 <= value <= 0.6 for value in half.values()]
     coarse = [f"{interval.estimate:.2f}" for interval in of["coarse"].share]
     return [
         Claim(
@@ -213,7 +206,7 @@ def _of_integrated_hessians(table: pd.DataFrame, share: pd.DataFrame) -> list[Cl
             paper="about 1/4, by derivation",
             source="section 4.3, appendix D.2",
             here="it makes "
-            + " and ".join(f"{value:.2f} ({model})" for model, value in half)
+            + common.listed(half, ".2f")
             + f" of the needed correction; a 3×3 grid makes {' and '.join(coarse)}, and its error has another cause",
             verdict=verdict(all(inside), any(inside)),
             rule="median share between 0.4 and 0.6 on both models; partly: on one",

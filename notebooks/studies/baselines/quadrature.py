@@ -12,6 +12,7 @@ from hvp_utils import Interval, PatchedMetric, bootstrap_ci
 from hvp_utils.estimators.integrals import quadrature
 from hvp_utils.stats import holm
 
+from ..common import settings_of
 from .errors import compared
 from .methods import AP, TASKS, label
 
@@ -222,6 +223,6 @@ def wide_by_setting(tests: pd.DataFrame, rows: str, models: Sequence[str]) -> pd
     """Differences of many tests: a row for each model and task, a column for each of ``rows``."""
     kept = tests[tests.model.isin(models)]
     wide = kept.pivot(index=["model", "task"], columns=rows, values="difference")
-    order = list(dict.fromkeys(zip(kept.model, kept.task, strict=True)))
+    order = settings_of(kept)
     wide = wide.loc[order, list(dict.fromkeys(kept[rows]))].reset_index()
     return wide.replace({"task": TASKS})

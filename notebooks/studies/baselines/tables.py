@@ -62,10 +62,7 @@ def seconds_shown(measured: pd.DataFrame, n: int) -> pd.io.formats.style.Styler 
     if prices.steady(measured):
         caption = f"Seconds for {n} heads: medians of repeats that agree."
         return common.show(measured[["method", "seconds"]], ".3f", caption)
-    names = ", ".join(measured.method[measured.disturbed])
-    return Markdown(
-        f"Seconds are not shown: repeated measurements disagreed, so the machine was disturbed ({names})."
-    )
+    return Markdown(prices.why_not(measured))
 
 
 def tally_text(counts: Mapping[str, tuple[int, int]]) -> str:

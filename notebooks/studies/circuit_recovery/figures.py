@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from hvp_utils import bootstrap_ci
 
-from ..panels import headline, panels
+from ..panels import bars, headline, panels
 from .ranking import TASKS, Scores
 
 #: Colour (Okabe and Ito), marker and line of every method, as in all chapters where they appear.
@@ -48,10 +48,9 @@ def overlap_figure(found: pd.DataFrame, methods: Sequence[str], title: str) -> F
         part = overlap[(overlap.model == model) & (overlap.task == task)]
         for shift, method in enumerate(methods):
             groups = part[part.method == method].groupby("k").value
-            bars = pd.DataFrame({k: bootstrap_ci(100 * v) for k, v in groups}).T.to_numpy(float)
+            share, spread = bars(bootstrap_ci(100 * values) for _, values in groups)
             x = np.array(list(groups.groups)) + 0.35 * (shift - len(methods) / 2)
-            spread = [bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]]
-            ax.errorbar(x, bars[:, 0], yerr=np.maximum(spread, 0), elinewidth=1, **_look(method))
+            ax.errorbar(x, share, spread, elinewidth=1, **_look(method))
         ax.set(xlabel="size k of the circuit", xticks=sorted(part.k.unique()))
     first = next(iter(axes))
     first.set_ylabel("true top k found   [%]")

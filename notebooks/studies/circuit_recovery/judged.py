@@ -10,6 +10,7 @@ import pandas as pd
 
 from hvp_utils import Claim, top_k_relative_error, verdict
 
+from .. import common
 from .case import case, underestimation
 from .published import TABLE_15, paper_against_itself, roles_in_the_paper
 from .ranking import TASKS, Scores, of_the_mean, paired_tests, per_prompt
@@ -160,7 +161,7 @@ def _of_table_15(wide, many: _Found) -> list[Claim]:
     return [
         Claim(
             claim="Attribution patching ranks all heads well",
-            paper=f"Kendall's tau {paper.tau.min():.3f} to {paper.tau.max():.3f}",
+            paper=f"Kendall's tau {common.span(paper.tau, 3)}",
             source="Table 15, section 4.5",
             here=_listed(wide, lambda one: f"{many.at(one, 'AP', TAU):.3f}"),
             verdict=_all_or_some([value >= paper.tau.min() for value in tau["AP"]]),
@@ -303,7 +304,7 @@ def _of_faithfulness(wide, faithful: pd.DataFrame) -> list[Claim]:
     }
     cut = 100 * (1 - np.divide(error["HVP"], error["AP"]))
     off = faithful.groupby(["model", "task", "method"], sort=False).off.mean()
-    settings = list(dict.fromkeys(zip(faithful.model, faithful.task, strict=True)))
+    settings = common.settings_of(faithful)
     gain = [off[(*setting, "AP")] - off[(*setting, "HVP")] for setting in settings]
     text = "; ".join(
         f"{model}, {TASKS.get(task, task)}: "

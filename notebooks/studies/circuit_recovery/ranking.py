@@ -15,8 +15,10 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from hvp_utils import Interval, kendall_tau, paired_bootstrap, top_k_overlap
-from hvp_utils.stats import holm, ndcg
+from hvp_utils import Interval, kendall_tau, top_k_overlap
+from hvp_utils.stats import ndcg
+
+from .. import common
 
 TASKS = {"ioi": "IOI", "greater_than_01": "Greater-Than"}
 KS = (5, 10, 15, 20, 26)
@@ -189,26 +191,16 @@ def paired_tests(
         against: The method that the others are compared with.
         measure: Which measure.
         ks: Which sizes.
-        n_resamples: Resamples of the paired bootstrap. The smallest p-value is 2 over one more, so
-            a family of m tests needs more than 40 m of them.
+        n_resamples: Resamples of the paired bootstrap; see ``common.paired``.
 
     Returns:
         Columns model, task, method, k, difference (an ``Interval``), p, and holm, the p-value
         adjusted for the family.
     """
     chosen = found[(found.measure == measure) & found.k.isin(ks)]
-    rows = []
-    for (model, task, k), part in chosen.groupby(["model", "task", "k"], sort=False):
-        by_method = part.pivot(index="prompt", columns="method", values="value")
-        for method in part.method.unique():
-            if method != against:
-                test = paired_bootstrap(
-                    by_method[method], by_method[against], n_resamples=n_resamples
-                )
-                difference = Interval(test.difference, test.low, test.high)
-                rows.append((model, task, method, k, difference, test.p_value))
-    tests = pd.DataFrame(rows, columns=["model", "task", "method", "k", "difference", "p"])
-    return tests.assign(holm=holm(tests.p.to_numpy()))
+    by = ["model", "task", "k"]
+    tests = common.paired(chosen, by, "value", against, n_resamples=n_resamples)
+    return tests[["model", "task", "method", "k", "difference", "p", "holm"]]
 
 
 def moves(scored: Sequence[Scores], k: int, against: str = "AP") -> pd.DataFrame:

@@ -31,7 +31,7 @@ from .figures import (
     settling_figure,
     strength_figure,
 )
-from .judged import TABLE_12, behind, between, claims
+from .judged import TABLE_12, behind, claims
 from .kinds import KINDS, compare_kinds, in_precision, largest_effects, load_kinds
 from .recommended import found_of_largest
 from .settling import first_and_all, needed, running, settled
@@ -67,7 +67,6 @@ __all__ = [
     "against_the_usual",
     "behind",
     "better",
-    "between",
     "by_prompt",
     "claims",
     "compare",

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from hvp_utils import plots
 
-from ..panels import headline
+from ..panels import bars, headline
 from .errors import CORRUPTIONS, NAMES
 from .strengths import CONTROL, WAYS
 
@@ -113,10 +113,10 @@ def reductions_figure(
         for measure, shift in zip(measures, np.linspace(-0.14, 0.14, len(measures)), strict=True):
             part = table[(table.model == model) & (table.measure == measure)]
             colour, marker, _ = _MEASURE_LOOKS[measure]
-            value, low, high = np.array(part.reduction.tolist()).T
+            value, spread = bars(part.reduction)
             look = dict(color=colour, marker=marker, ls="none", ms=6, lw=1.4, label=measure)
             y = np.arange(len(part)) + shift
-            ax.errorbar(value, y, xerr=np.maximum([value - low, high - value], 0), **look)
+            ax.errorbar(value, y, xerr=spread, **look)
         ax.axvline(0, color="#333333", lw=1)
         ax.set_yticks(range(len(tasks)), [NAMES.get(task, task) for task in tasks])
         ax.set(ylim=(len(tasks) - 0.5, -0.5), xlabel="error taken away by HVP   [%]")

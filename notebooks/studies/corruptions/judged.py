@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from hvp_utils import Claim, verdict
 
+from .. import common
 from .errors import better, estimates, worse
 
 #: The settings of the paper's Table 12: random tokens, other prompts and zero ablation.
@@ -20,12 +19,6 @@ TABLE_12 = (
     "factual_zero",
 )
 _SHOWN = {"median head": "median", "top 5": "top 5"}
-_NO_DATA = "cannot be tested here"
-
-
-def between(values: Sequence[float], digits: int = 0) -> str:
-    """The least and the largest, as text."""
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def claims(
@@ -53,13 +46,10 @@ def claims(
         _of_lengths(moved),
         _of_settling(later),
         *_of_kinds(kinds),
-        Claim(
+        common.not_run(
             claim="The values of Tables 11 to 13 and Figure 9 on the paper's models",
             paper="GPT-2, Pythia, Qwen2.5-1.5B, Gemma-2-2B",
             source="appendices E.2 to E.5",
-            here="not run: the models are other ones",
-            verdict=_NO_DATA,
-            rule="none of these models is among ours",
         ),
     ]
 
@@ -88,7 +78,7 @@ def _of_table_12(heads: pd.DataFrame) -> list[Claim]:
 
     def of(task: str) -> str:
         rows = [t[t.task.str.endswith(task)] for t in (median, top)]
-        m, t = (between(estimates(r.reduction)) for r in rows)
+        m, t = (common.span(estimates(r.reduction), 0) for r in rows)
         return m, t
 
     (zero_m, zero_t), (other_m, other_t) = of("zero"), of("resample")
@@ -97,7 +87,7 @@ def _of_table_12(heads: pd.DataFrame) -> list[Claim]:
             claim="HVP lowers the median error under random-token, resample and zero corruption",
             paper="by 79 to 90 %; 36 to 50 % in its pathological setting, 12 % in one outlier",
             source="Table 12, section 4.4",
-            here=f"by {between(cuts['m'])} %, significant in {better(median).sum()} of {n}",
+            here=f"by {common.span(cuts['m'], 0)} %, significant in {better(median).sum()} of {n}",
             verdict=verdict(cuts["m"].min() >= 78, better(median).all()),
             rule="at least 78 % for each corruption, task and model; partly: significant everywhere",
         ),
@@ -107,7 +97,7 @@ def _of_table_12(heads: pd.DataFrame) -> list[Claim]:
             source="Table 12, section 4.4",
             here=(
                 f"significantly lower in {better(top).sum()} and higher in {worse(top).sum()} of "
-                f"{n}; reduction {between(cuts['t'])} %"
+                f"{n}; reduction {common.span(cuts['t'], 0)} %"
             ),
             verdict=verdict(better(top).all(), better(top).sum() >= n / 2 and not worse(top).any()),
             rule="significantly lower everywhere; partly: in at least half, and nowhere higher",
@@ -153,7 +143,7 @@ def _of_entity_swaps(swaps: pd.DataFrame) -> Claim:
         claim="Under entity swaps HVP lowers the mean error by more than half",
         paper="54.1 % (GPT-2), 58.8 % (Pythia-410M)",
         source="Table 13",
-        here=", ".join(f"{cut:.0f %} ({model})" for model, cut in cells),
+        here=common.listed(dict(cells), ".0f %", between=", "),
         verdict=verdict(bool((estimates(part.reduction) >= 50).all()), bool(better(part).any())),
         rule="at least 50 % in both models; partly: significantly lower in one",
     )
@@ -182,8 +172,7 @@ def _of_settling(later: pd.DataFrame) -> Claim:
         claim="The estimate of the reduction is stable from 10 to 15 prompts on",
         paper="73.3 % (Pythia-410M), 90.2 % (Qwen2.5-1.5B)",
         source="Figure 9",
-        here="largest distance from the last value: "
-        + ", ".join(f"{points:.0f} points ({measure})" for measure, points in off.items()),
+        here="largest distance from the last value: " + common.listed(off, ".0f", " points", ", "),
         verdict=verdict(bool((off <= 5).all()), bool(off["median head"] <= 5)),
         rule="from 15 prompts on within 5 points of the value at 50, for all three measures; partly: median head",
     )

@@ -4,8 +4,9 @@ Of ``neurons`` and ``heads``, which read stored sweeps, come all tables of many 
 functions of ``places`` run a model on one pair.
 """
 
+from ..common import listed
 from .figures import head_figure, kinds_figure, layers_figure, scatter
-from .judged import claims, listed
+from .judged import claims
 from .kinds import ESTIMATORS as OF_HEADS
 from .kinds import (
     KINDS,

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..panels import headline, panels
+from ..panels import bars, headline, panels
 from .kinds import KINDS
 from .places import GROUPS, cells
 
@@ -88,7 +88,7 @@ def kinds_figure(
     for ax, value in zip(axes[0], values, strict=True):
         for j, model in enumerate(models):
             part = shared[shared.model == model].set_index("kind")[value].loc[[*KINDS]]
-            middle, low, high = np.array([tuple(interval) for interval in part], dtype=float).T
+            middle, spread = bars(part)
             colour, hatch = OF_MODELS[j % len(OF_MODELS)]
             ax.barh(
                 np.arange(len(KINDS)) + width * (j - (len(models) - 1) / 2),
@@ -97,7 +97,7 @@ def kinds_figure(
                 color=colour,
                 hatch=hatch,
                 edgecolor="white",
-                xerr=np.maximum([middle - low, high - middle], 0),
+                xerr=spread,
                 error_kw={"ecolor": "#333333", "lw": 1.1},
                 label=model,
             )

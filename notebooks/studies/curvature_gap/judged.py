@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 
 from hvp_utils import Claim, bootstrap_share, verdict
 
+from .. import common
+from ..common import listed
 from . import kinds as of_kinds
 from . import neurons as of_neurons
-
-
-def listed(values: Mapping[str, object]) -> str:
-    """One value for each model, as text."""
-    return " and ".join(f"{value} ({name})" for name, value in values.items())
 
 
 def claims(gap: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
@@ -33,13 +28,10 @@ def claims(gap: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
         _of_hvp(errors),
         *_of_gating(of_kinds.shares(table)),
         _of_gauss_newton(of_kinds.errors(table)),
-        Claim(
+        common.not_run(
             claim="The values of Figure 2 on the paper's models",
             paper="three model families",
             source="Figure 2",
-            here="not run: the models are other ones",
-            verdict="cannot be tested here",
-            rule="none of these models is among ours",
         ),
     ]
 
@@ -56,13 +48,13 @@ def _of_agreement(each: pd.DataFrame) -> list[Claim]:
     ratio, pearson, spearman = (_all(each, value) for value in ("ratio", "pearson", "spearman"))
     exceeds = [value >= 2 for value in ratio.values()]
     unrelated = [abs(pearson[m]) <= 0.2 and abs(spearman[m]) <= 0.2 for m in ratio]
-    texts = [listed({m: f"{v:+.2f}" for m, v in of.items()}) for of in (pearson, spearman)]
+    texts = [listed(of, "+.2f") for of in (pearson, spearman)]
     return [
         Claim(
             claim="The network's quadratic term exceeds the local one of a pre-activation neuron",
             paper="by a large factor, in three model families",
             source="section 3.3, Figure 2",
-            here="median ratio of sizes " + listed({m: f"{v:.2f}" for m, v in ratio.items()}),
+            here="median ratio of sizes " + listed(ratio, ".2f"),
             verdict=verdict(all(exceeds), any(exceeds)),
             rule="median at least 2 in both models; partly: in one",
         ),
@@ -121,12 +113,11 @@ def _of_origin(each: pd.DataFrame) -> list[Claim]:
 def _of_norms(shared: pd.DataFrame) -> Claim:
     norms = {m: share.estimate for m, share in of_kinds.of_kind(shared, "norms").items()}
     straight = [value <= 10 for value in norms.values()]
-    texts = {model: f"{value:.0f} %" for model, value in norms.items()}
     return Claim(
         claim="Most of the downstream path is linear, LayerNorm in its operating regime included",
         paper="stated, without a number",
         source="section 3.3",
-        here=f"norms do {listed(texts)} of the bending",
+        here=f"norms do {listed(norms, '.0f', ' %')} of the bending",
         verdict=verdict(all(straight), any(straight)),
         rule="at most 10 % in both models; partly: in one",
     )

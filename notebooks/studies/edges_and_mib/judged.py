@@ -9,6 +9,7 @@ import pandas as pd
 from hvp_utils import Claim, verdict
 from hvp_utils.claims import VERDICTS
 
+from ..common import settings_of
 from .explain import better_estimates_better_circuits, estimates_and_circuits
 from .tables import TASKS, Measured, areas, areas_against, overlaps, prices, zero_gradients
 
@@ -149,7 +150,7 @@ def _of_eap_ig(
     gp = _only(of_ig, "EAP-GP", "CMD")
     gp_lower = [d.estimate < 0 for d in gp.difference]
     share = missed.set_index(["model", "task", "method"]).missed
-    settings = list(dict.fromkeys(zip(missed.model, missed.task, strict=True)))
+    settings = settings_of(missed)
     eap, ig = (
         [share[model, task, method].estimate for model, task in settings]
         for method in ("EAP", "EAP-IG")

@@ -10,9 +10,11 @@ import pandas as pd
 import xarray as xr
 from scipy.integrate import trapezoid
 
-from hvp_utils import Interval, bootstrap_ci, paired_bootstrap, spearman
+from hvp_utils import Interval, bootstrap_ci, spearman
 from hvp_utils.circuits import Curve, Kept
 from hvp_utils.stats import holm
+
+from .. import common
 
 __all__ = [
     "NAMES",
@@ -223,28 +225,10 @@ def errors(measured: Measured, strata: Sequence[str] | None = None) -> pd.DataFr
 
 def error_tests(measured: Measured, reference: str = "EAP") -> pd.DataFrame:
     """Errors against those of EAP on the same prompts, with Holm's correction over the table."""
-    table = scattered(measured)
-    rows = []
-    for (model, task), part in table.groupby(["model", "task"], sort=False):
-        error = {
-            method: [_error(g) for _, g in group.groupby("prompt")]
-            for method, group in part.groupby("method", sort=False)
-        }
-        for method, values in error.items():
-            if method != reference:
-                test = paired_bootstrap(values, error[reference], n_resamples=9999)
-                rows.append(
-                    {
-                        "model": model,
-                        "task": task,
-                        "method": method,
-                        "difference": Interval(*test[:3]),
-                        "p": test.p_value,
-                    }
-                )
-    found = pd.DataFrame(rows)
-    found["holm"] = holm(found.p)
-    return found
+    by = ["model", "task", "method", "prompt"]
+    each = scattered(measured).groupby(by, sort=False)
+    table = pd.DataFrame([(*key, _error(part)) for key, part in each], columns=[*by, "error"])
+    return common.paired(table, ["model", "task"], "error", reference)
 
 
 def overlaps(measured: Measured, share: float = 0.01) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from torch import Tensor
 from hvp_utils import MODELS, PatchedMetric, model_sizes, plots
 
 from ..common import intervals
+from ..panels import headline
 from ..prices import counted
 from .one_head import top_5_errors
 
@@ -214,5 +215,5 @@ def price_figure(table: pd.DataFrame, title: str) -> Figure:
     ax.set_xticks([0.3, 1, 10, 100, 1000], ["0.3", "1", "10", "100", "1,000"])
     ax.xaxis.minorticks_off()
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    fig.suptitle(title, weight="bold", x=0.01, ha="left")
+    headline(fig, title)
     return fig

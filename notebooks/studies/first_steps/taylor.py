@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hvp_utils import PatchedMetric, bootstrap_ci, plots
 
 from ..common import tidy
-from ..panels import headline, panels
+from ..panels import bars, headline, panels
 from .one_head import TASKS
 
 __all__ = [
@@ -283,12 +283,11 @@ def size_figure(sized: pd.DataFrame, title: str) -> Figure:
     models = [*dict.fromkeys(sized.model)]
     for shift, (model, (colour, marker, line)) in enumerate(zip(models, looks, strict=False)):
         part = sized[sized.model == model].set_index("size").reindex(names).dropna()
-        bars = np.array([tuple(interval) for interval in part.together])
+        middle, spread = bars(part.together)
         x = np.array([names.index(name) for name in part.index]) + 0.08 * (shift - 0.5)
-        spread = np.maximum([bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]], 0)
         ax.errorbar(
             x,
-            bars[:, 0],
+            middle,
             spread,
             color=colour,
             marker=marker,
@@ -318,12 +317,11 @@ def layers_figure(layers: pd.DataFrame, title: str) -> Figure:
             (-0.2, "q", "quadratic term q", "#0072B2"),
             (0.2, "R3", "remainder R₃", "#D55E00"),
         ):
-            bars = np.array([tuple(interval) for interval in part[name]])
-            spread = np.maximum([bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]], 0)
+            middle, spread = bars(part[name])
             hatch = "" if name == "q" else "////"
             ax.bar(
                 part.layer + shift,
-                bars[:, 0],
+                middle,
                 0.4,
                 color=colour,
                 hatch=hatch,
@@ -331,9 +329,7 @@ def layers_figure(layers: pd.DataFrame, title: str) -> Figure:
                 lw=0,
                 label=label,
             )
-            ax.errorbar(
-                part.layer + shift, bars[:, 0], spread, fmt="none", ecolor="#444444", lw=0.8
-            )
+            ax.errorbar(part.layer + shift, middle, spread, fmt="none", ecolor="#444444", lw=0.8)
         ax.set(xlabel="layer of the patched head")
         ax.grid(axis="x", visible=False)
     first = next(iter(axes))

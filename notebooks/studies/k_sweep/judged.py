@@ -8,6 +8,8 @@ import pandas as pd
 
 from hvp_utils import Claim, verdict
 
+from .. import common
+
 
 def _listed(table: pd.DataFrame, text: Callable) -> str:
     """One text for each task, and how many prompts."""
@@ -55,7 +57,7 @@ def claims(means: pd.DataFrame, first: pd.DataFrame, median: pd.DataFrame) -> li
             source="Table 2",
             here=(
                 f"from K = 10 to 20 the mean error goes {_listed(first, to_twenty)}; median slopes from K = 5 on "
-                f"{first.slope.min():.2f} to {first.slope.max():.2f} ({n} prompts each)"
+                f"{common.span(first.slope, 2)} ({n} prompts each)"
             ),
             verdict=verdict((first.slope > -0.5).any(), (first.slope > -1).any()),
             rule="a median slope above -0.5 on some task (level is 0, the theory says -2); partly: above -1",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hvp_utils import Claim, Interval, bootstrap_ci, verdict
 
+from .. import common
 from .certify import certificates
 from .layers import by_layer
 from .parts import gelu_closed_form
@@ -34,7 +35,7 @@ def claims(table: pd.DataFrame, trend: pd.DataFrame, parts: pd.DataFrame, task: 
     models = list(dict.fromkeys(table.model))
 
     def each(text: Callable[[str], str]) -> str:
-        return ", ".join(f"{text(model)} ({model})" for model in models)
+        return common.listed({model: text(model) for model in models}, between=", ")
 
     return [
         *_of_the_bound(table, each),
@@ -150,7 +151,7 @@ def _of_theory(table: pd.DataFrame) -> list[Claim]:
             claim="The relative error is at most (1 + η) R",
             paper="proved, given the true constant",
             source="Proposition 1",
-            here=f"with the estimated one, for {min(below):.1f} to {max(below):.1f} % of the heads that matter, by model and task",
+            here=f"with the estimated one, for {common.span(below)} % of the heads that matter, by model and task",
             verdict=_judge([share >= 95 for share in below]),
             rule="at least 95 % everywhere; partly: somewhere",
         ),
@@ -158,7 +159,7 @@ def _of_theory(table: pd.DataFrame) -> list[Claim]:
             claim="MS-HVP with K steps leaves at most L_H |δ|³ / (6 K²)",
             paper="proved for K = 1, argued for more, given the true constant",
             source="Corollary 1, section 3.3",
-            here=f"with the estimated one, K = 2 and 5: {min(kept):.1f} to {max(kept):.1f} % of the records that count",
+            here=f"with the estimated one, K = 2 and 5: {common.span(kept)} % of the records that count",
             verdict=_judge([share >= 95 for share in kept]),
             rule="at least 95 % for both K in both models; partly: somewhere",
         ),
@@ -176,12 +177,10 @@ def _of_parts(parts: pd.DataFrame) -> list[Claim]:
             verdict=verdict(abs(largest["GeLU"] - gelu_closed_form()) < 1e-6),
             rule="automatic differentiation agrees with the closed form to 1e-6",
         ),
-        Claim(
+        common.not_run(
             claim="The values of Tables 6 and 7",
             paper="on GPT-2 and Gemma-2-2B",
             source="Tables 6 and 7",
-            here="not run: the models are other ones",
-            verdict="cannot be tested here",
             rule="neither model is among ours",
         ),
     ]

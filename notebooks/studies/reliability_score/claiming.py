@@ -6,6 +6,7 @@ import pandas as pd
 
 from hvp_utils import Claim, verdict
 
+from .. import common
 from .detecting import lowest_quarter
 
 #: The paper's AUROC of quarters two to four (Figure 8).
@@ -34,13 +35,10 @@ def claims(
         *_of_the_score(within, misses, tests),
         *_of_figure_8(quarters, falls),
         _of_figure_4(tracks),
-        Claim(
+        common.not_run(
             claim="The values of Figures 4 and 8 on the paper's models",
             paper="Pythia-410M, GPT-2, Qwen2.5-1.5B, Gemma-2-2B and others",
             source="Figure 4, Figure 8",
-            here="not run: the models are other ones",
-            verdict="cannot be tested here",
-            rule="none of these models is among ours",
         ),
     ]
 
@@ -57,7 +55,7 @@ def _of_the_score(within, misses, tests) -> list[Claim]:
             claim="R tracks attribution patching's relative error up to the cubic remainder",
             paper="stated, with Proposition 1 as its proof",
             source="section 3.2, Proposition 1",
-            here=f"within a factor of 2 for {min(close):.0f} to {max(close):.0f} % of head-prompt pairs, by model",
+            here=f"within a factor of 2 for {common.span(close, 0)} % of head-prompt pairs, by model",
             verdict=verdict(min(close) >= 90, min(close) >= 50),
             rule="at least 90 % in both models; partly: at least 50 %",
         ),
@@ -65,7 +63,7 @@ def _of_the_score(within, misses, tests) -> list[Claim]:
             claim="R far below 1 means that attribution patching is accurate",
             paper="stated, without a number",
             source="section 3.2",
-            here=f"of heads that matter with R < 0.1, {min(missed):.0f} to {max(missed):.0f} % are off by more than 10 %",
+            here=f"of heads that matter with R < 0.1, {common.span(missed, 0)} % are off by more than 10 %",
             verdict=verdict(max(missed) <= 5, min(missed) <= 5),
             rule="at most 5 % missed everywhere; partly: somewhere",
         ),
@@ -116,7 +114,7 @@ def _of_figure_4(tracks) -> Claim:
         paper="R concentrates in the layers of the circuit (Pythia-410M)",
         source="Figure 4, section 4.2",
         here="rank correlation over layers "
-        + ", ".join(f"{ci.estimate:+.2f} ({model})" for model, ci in found.items()),
+        + common.listed({m: ci.estimate for m, ci in found.items()}, "+.2f", between=", "),
         verdict=verdict(
             all(ci.estimate >= 0.7 for ci in found.values()),
             all(ci.low > 0 for ci in found.values()),

@@ -12,18 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from hvp_utils import plots
 
-from ..panels import headline
+from ..panels import bars, headline
 from .measuring import LIMIT, Judged
 
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"
 #: Colour (Okabe and Ito), marker and line of the first, second and third task.
 _TASKS = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "D", "-."))
-
-
-def _bars(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates of intervals, and how far their ends are from them."""
-    middle, low, high = np.array([tuple(ci) for ci in values]).T
-    return middle, np.maximum([middle - low, high - middle], 0)
 
 
 def cloud_figure(runs: Sequence[Judged], within: pd.DataFrame, title: str) -> Figure:
@@ -102,7 +96,7 @@ def quarters_figure(table: pd.DataFrame, title: str, paper: float = 0.97) -> Fig
         for i, task in enumerate(tasks):
             one = part[part.task == task]
             colour, marker, line = _TASKS[i % len(_TASKS)]
-            middle, spread = _bars(one.AUROC)
+            middle, spread = bars(one.AUROC)
             x = one.quarter + 0.06 * (i - 1)
             look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.7, elinewidth=1)
             ax.errorbar(x, middle, spread, label=task, **look)
@@ -136,11 +130,11 @@ def layers_figure(
         above.fill_between(
             table.layer, table.low, table.high, color=_BLUE, alpha=0.18, lw=0, label="quartiles"
         )
-        middle, spread = _bars(table.R)
+        middle, spread = bars(table.R)
         above.errorbar(table.layer, middle, spread, color=_BLUE, marker="o", ms=4.5, label="median")
         above.set(yscale="log")
         above.set_title(model, fontsize=10, weight="normal")
-        mean, spread = _bars(table.error)
+        mean, spread = bars(table.error)
         below.bar(table.layer, mean, 0.75, color=_RED)
         below.errorbar(table.layer, mean, spread, fmt="none", ecolor="#444444", lw=0.9)
         below.set_xlabel("layer of the head")

@@ -9,6 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from hvp_utils import VERDICTS
 
+from ..panels import headline
+
 __all__ = ["COLOURS", "counts_figure", "title"]
 
 #: Verdicts by colour and hatching, so that nothing is told by colour alone.
@@ -30,13 +32,13 @@ def title(claims: pd.DataFrame) -> str:
     )
 
 
-def counts_figure(table: pd.DataFrame, by: str, headline: str) -> Figure:
+def counts_figure(table: pd.DataFrame, by: str, says: str) -> Figure:
     """Stacked bars: claims of each group by verdict.
 
     Args:
         table: What ``counts`` gives.
         by: The column that names the groups.
-        headline: What the figure says.
+        says: What the figure says.
     """
     fig, ax = plt.subplots(figsize=(8, 0.42 * len(table) + 1.7))
     left = pd.Series(0, index=table.index)
@@ -67,5 +69,5 @@ def counts_figure(table: pd.DataFrame, by: str, headline: str) -> Figure:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", visible=False)
     fig.legend(loc="outside lower center", ncols=4, fontsize=9)
-    fig.suptitle(headline, weight="bold", x=0.01, ha="left")
+    headline(fig, says)
     return fig

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hvp_utils import Claim, verdict
 
+from .. import common
 from .effects import TAU
 from .guarantee import guarantee_table
 from .price import price_of
@@ -40,13 +41,10 @@ def claims(
         *_of_the_curve(shared, tests, cuts),
         *_of_the_price(costs, selective_runs),
         *_of_the_guarantee(bounds),
-        Claim(
+        common.not_run(
             claim="The values of Figures 6b and 7 and Table 14 on the paper's models",
             paper="Pythia-410M, Qwen2.5-1.5B, Gemma-2-2B, GPT-2, Qwen2.5-0.5B",
             source="Figures 6b and 7, Table 14",
-            here="not run: the models are other ones",
-            verdict="cannot be tested here",
-            rule="none of these models is among ours",
         ),
     ]
 
@@ -65,7 +63,7 @@ def _of_the_curve(shared, tests, cuts) -> list[Claim]:
             paper="most of the gain for a part of the cost (no number given in the text used here)",
             source="section 4.4, Figure 6b",
             here=(
-                f"with {PAPER_SHARE:.0%} flagged, {min(kept.values()):.0f} to {max(kept.values()):.0f} % of the "
+                f"with {PAPER_SHARE:.0%} flagged, {common.span(kept.values(), 0)} % of the "
                 f"gain in top-5 error is kept on the {len(kept)} of {n} combinations of model and task where full "
                 "HVP has a significant gain"
                 if kept
@@ -102,7 +100,7 @@ def _of_the_curve(shared, tests, cuts) -> list[Claim]:
             source="section 4.4, Figure 7",
             here=(
                 f"with {PAPER_SHARE:.0%} flagged, fix by HVP, the median prompt's summed error falls by "
-                f"{min(cuts.values()):.0f} to {max(cuts.values()):.0f} % by model and task"
+                f"{common.span(cuts.values(), 0)} % by model and task"
             ),
             verdict=verdict(min(cuts.values()) >= 10.1, any(v >= 10.1 for v in cuts.values())),
             rule="at least 10.1 % everywhere; partly: somewhere",
@@ -120,7 +118,8 @@ def _of_the_price(costs, selective_runs) -> list[Claim]:
         for model, spent in selective_runs.items()
     }
     share = {model: spent / runs(model, "hvp") for model, spent in selective_runs.items()}
-    every = ", ".join(f"{price_of(costs, m, 'hvp'):.0f} % ({m})" for m in selective_runs)
+    whole = {model: price_of(costs, model, "hvp") for model in selective_runs}
+    every = common.listed(whole, ".0f", " %", ", ")
     return [
         Claim(
             claim="Selective correction is cheaper than correcting everything",
@@ -141,7 +140,7 @@ def _of_the_price(costs, selective_runs) -> list[Claim]:
             source="Table 14, appendix E.6",
             here=(
                 "on heads, "
-                + " and ".join(f"{times:.0f} times ({model})" for model, times in overhead.items())
+                + common.listed(overhead, ".0f", " times")
                 + " the cost of attribution patching, screen included, in counted operations"
             ),
             verdict=verdict(max(overhead.values()) <= LITTLE, min(overhead.values()) <= LITTLE),
@@ -162,7 +161,7 @@ def _of_the_guarantee(bounds) -> list[Claim]:
             source="section 3.3, Proposition 2; section 4.4",
             here=(
                 f"at τ = {TAU} the bound holds on {holds.sum()} of {len(holds)} prompts, with Lipschitz constants "
-                f"estimated from below; it is {loose.min():.0f} to {loose.max():.0f} times the error"
+                f"estimated from below; it is {common.span(loose, 0)} times the error"
             ),
             verdict=verdict(holds.mean() >= 0.95, holds.mean() >= 0.8),
             rule="holds on at least 95 % of the prompts; partly: on 80 %",
