@@ -335,7 +335,7 @@ def test_prices_are_those_of_the_plan():
     found = study.price_table(["gpt2", "smollm2-135m", "gpt2"])
     assert found.groupby("model").size().to_dict() == {"gpt2": 5, "smollm2-135m": 5}
     one = found[(found.model == "gpt2") & (found.method == "HVP")].iloc[0]
-    (expected,) = plan(model_sizes("gpt2"), "heads", ["hvp"], 15, 6, 1, 1.0, batch_size=32)
+    (expected,) = plan(model_sizes("gpt2"), "heads", ["hvp"], 15, 5, 1, 1.0, batch_size=32)
     assert one.runs == pytest.approx(expected.forward_equivalents)
     assert one["each"] == pytest.approx(one.runs / 144) and one.percent == pytest.approx(
         100 * one.runs / 144

@@ -15,7 +15,7 @@ def test_operations_are_those_of_the_plan():
     methods = ["activation_patching", "attribution_patching", "row_norms:2"]
     found = prices.counted(SIZES, methods, n_patched={"row_norms:2": 10}).set_index("method")
     assert found.percent["activation_patching"] == pytest.approx(100)
-    plans = {p.estimator: p for p in plan(SIZES, "heads", methods, 15, 6, 1, 1.0, batch_size=32)}
+    plans = {p.estimator: p for p in plan(SIZES, "heads", methods, 15, 5, 1, 1.0, batch_size=32)}
     assert found.runs["row_norms:2"] == plans["row_norms:2"].forward_equivalents + 10
     gradient = plans["attribution_patching"]
     assert found.tflop["attribution_patching"] == pytest.approx(gradient.flops / 1e12)

@@ -398,7 +398,7 @@ def test_prices_are_the_counted_ones():
     table = study.of_methods(REAL)
     for model in REAL:
         sizes = model_sizes(model)
-        n = sizes.n_components("heads", 6)
+        n = sizes.n_components("heads", 5)
         costs = study.costs(sizes)
         counted = prices.counted(sizes, ["hvp", "ms_hvp:5", "row_norms:2"]).set_index("method")
         for method, row in counted.iterrows():

@@ -107,7 +107,7 @@ _ = study.step_figure(steps[steps.model == second_model], title)
 # %% [markdown]
 # ## Prices
 #
-# Operations of matrix products, counted from the sizes of the models, in percent of patching every head exactly; 15 tokens of which 6 are run, as on the reference pair, in batches of 32. *AP, runs* and
+# Operations of matrix products, counted from the sizes of the models, in percent of patching every head exactly; 15 tokens of which 5 are run, as on the reference pair, in batches of 32. *AP, runs* and
 # *HVP, runs a head* are the same in runs. An exact patch of one head is 1 run.
 
 # %%

@@ -121,7 +121,7 @@ def _neurons(models: Sequence[str], store: str) -> dict[str, str]:
     cheapest = worth.cheapest(neurons.front(sample), 0.1).set_index(["series", "model"]).price
     found = {}
     for i, model in enumerate(models, start=1):
-        found[f"neurons_{i}"] = f"{model_sizes(model).n_components('neurons_pre', 6):,}"
+        found[f"neurons_{i}"] = f"{model_sizes(model).n_components('neurons_pre', 5):,}"
         for name, series in (("rule", neurons.ROWS), ("rival", neurons.FIRST)):
             percent = cheapest[series, model]
             text = f"{percent:.1f} %" if percent == percent else "more than 10 %"

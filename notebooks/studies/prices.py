@@ -29,7 +29,7 @@ def counted(
     sizes: ModelSizes,
     methods: Sequence[str],
     n_tokens: int = 15,
-    n_run: int = 6,
+    n_run: int = 5,
     components: str = "heads",
     n_patched: Mapping[str, int] | None = None,
     batch_size: int = 32,
@@ -40,7 +40,7 @@ def counted(
         sizes: The model; see ``hvp_utils.model_sizes`` and ``ModelSizes.of``.
         methods: Names as for ``sweep``, such as ``"hvp"``, ``"row_norms:2"``.
         n_tokens: Tokens of the prompt.
-        n_run: Those from the first difference on. The defaults are the reference pair's.
+        n_run: Those from the first difference on. The defaults are those of the reference pair.
         components: What is patched.
         n_patched: Exact patches that follow a method, by its name.
         batch_size: Components run together.

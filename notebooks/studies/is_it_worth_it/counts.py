@@ -77,7 +77,7 @@ def of_rule(model: str, rule: str, patches: int, **prompt: int) -> float:
     return RULES[rule].times * table.percent + 100 * patches / table.n
 
 
-def passes_in_runs(model: str, n_tokens: int = 15, n_run: int = 6, batch_size: int = 32) -> dict:
+def passes_in_runs(model: str, n_tokens: int = 15, n_run: int = 5, batch_size: int = 32) -> dict:
     """What one pass of each kind costs for heads, in runs; those of ``prices.counted``."""
     flops = pass_flops(model_sizes(model), "heads", n_tokens, n_run, batch_size)
     return {kind: operations / flops["forward"] for kind, operations in flops.items()}

@@ -146,7 +146,7 @@ def claims(
 
 def _paper(models: Sequence[str]) -> list[Claim]:
     ratios = _hvp_over_ap(models)
-    alone = {m: _runs(m, "hvp") / model_sizes(m).n_components("heads", 6) for m in models}
+    alone = {m: _runs(m, "hvp") / model_sizes(m).n_components("heads", 5) for m in models}
     return [
         Claim(
             claim="The correction costs only one additional backward pass",

@@ -20,7 +20,7 @@ from .effects import ROWS
 from .operating import errors_of
 
 #: Of the reference pair: its tokens, those from the first difference on, and heads run together.
-N_TOKENS, N_RUN, BATCH = 15, 6, 32
+N_TOKENS, N_RUN, BATCH = 15, 5, 32
 _ROWS, N_PATCHED = "row_norms:2", 10
 #: The name in ``of_methods`` of the row screen with its patches.
 CHOSEN = f"{_ROWS} + {N_PATCHED} patches"
