@@ -135,8 +135,9 @@ _ = study.path_figure(
 # ## Many prompts
 #
 # Now every head of two models, on three tasks. One caution first. The remainder is a small difference of large numbers. Below the
-# rounding of {term}`float32` we would compare the bound with noise. So a case **counts** if its bound or its remainder is above a
-# threshold of 100 roundings, $100 \cdot 2^{-24} \max(1, |\text{metric}|)$, a rule that was set before the sweeps were seen.
+# rounding of {term}`float32` we would compare the bound with noise. So a case (a head on a prompt) **counts** if its bound or its
+# remainder is above a threshold of 100 roundings, $100 \cdot 2^{-24} \max(1, |\text{metric}|)$. The rule was set before these
+# results were seen.
 
 # %% mystnb={"image": {"alt": "Two panels, one for each model: remainder against bound for every head and prompt, on logarithmic axes in units of a rounding threshold. Outside a grey corner, where both are below the threshold, the cloud lies below the line on which the two are equal, mostly by a factor of three to thirty. Inside the corner it turns flat and crosses the line."}}
 sweeps = common.load(models, study.TASKS, study.ESTIMATORS, n_prompts, device=device)
@@ -157,8 +158,8 @@ everything = study.held(table).query("task == 'all'").set_index("model")["all re
 
 # %% tags=["hide-input"]
 Markdown(f"""Count the corner too, and the bound seems to hold in only {" and ".join(f"{share.estimate:.1f} % ({m})" for m, share in everything.items())} of cases. The paper reports
-82.4 % on GPT-2 and 95.0 % on Gemma-2-2B, for nearly all records (Tables 6 and 7), and reads the failures as too small a constant. Ours
-nearly all lie in the corner. We run some again in float64 on the [evidence page](evidence/06_lipschitz_hessian.ipynb).
+82.4 % on GPT-2 and 95.0 % on Gemma-2-2B, for nearly all of its cases (Tables 6 and 7), and reads the failures as too small a constant. Our
+failures nearly all lie in the corner. Some were run again in float64, and few still fail ([evidence](evidence/06_lipschitz_hessian.ipynb)).
 
 The bound is loose: too large by a factor of {" and ".join(f"{ratio:.1f}" for ratio in loose)} in the median.""")
 
@@ -166,7 +167,7 @@ The bound is loose: too large by a factor of {" and ".join(f"{ratio:.1f}" for ra
 # ## What it buys
 #
 # Call a head *safe* if the error of AP is promised to be below 10 %. With $R$ alone, that is $R < 0.1$. With the bound, it is
-# $(1+\eta)R < 0.1$. Only heads that matter: a true effect of at least 1 % of the largest on the prompt.
+# $(1+\eta)R < 0.1$. We count only heads that **matter**, with a true effect of at least 1 % of the largest on the prompt.
 
 # %%
 calls = study.calls(table)
@@ -188,7 +189,7 @@ p_values = " and ".join(dict.fromkeys(common.p_value(p, 1000) for p in tests.p))
 Markdown(f""":::{{admonition}} The answer
 :class: important
 **It holds, it certifies, and it costs too much.** Where float32 can tell, the bound fails in {n_fail} of {n_count:,} cases. Calls of "safe" by $R$ alone are wrong {by_R.wrong.sum()} times of
-{by_R.calls.sum():,}; with the bound, {by_bound.wrong.sum()} of {by_bound.calls.sum():,} ({p_values} in each model). It is not just more cautious: as many calls by the smallest $R$ are wrong {matched["wrong by R"].sum()} times.
+{by_R.calls.sum():,}; with the bound, {by_bound.wrong.sum()} of {by_bound.calls.sum():,} ({p_values} in each model). It is not just more cautious: call the same number of heads safe by the smallest $R$, and {matched["wrong by R"].sum()} calls are wrong.
 
 But the bound for one head costs {runs} runs of the model. Patching the head costs **one**, and leaves nothing to bound.
 :::""")
@@ -227,8 +228,8 @@ from the third derivative of the metric on the path, is within a factor of 2 of 
 failures are rounding. In earnest it fails {real} time{"s" * int(real != 1)}: there the curvature changes faster between the probes.""")
 
 # %% [markdown]
-# **$L_H$ is no property of a head.** It is measured in nats per cubed length. Divide by a length $r$, as a norm does, and the
-# third derivative is $3/r^3$: half the length, eight times the constant. So guess where $L_H$ is large: where the first norm that a head's output meets divides by
+# **$L_H$ is no property of a head.** It is measured in nats per cubed length. A norm divides by a length $r$, and its third
+# derivative is as large as $3/r^3$: half the length, eight times the constant. So we expect a large $L_H$ where the first norm that a head's output meets divides by
 # something small. In SmolLM2 that norm divides by the residual stream, in Gemma by the block's own output.
 
 # %% mystnb={"image": {"alt": "Two panels, one for each model: the estimated constant by layer on a logarithmic axis, with two laws, one over the cubed length of the residual stream and of the head outputs. In SmolLM2 it follows the stream and falls by six powers of ten; in Gemma it follows the head outputs, with a peak at layer 11."}}
@@ -241,8 +242,9 @@ _ = study.layers_figure(
 )
 
 # %% [markdown]
-# Only the height of the dashed and dotted laws is adjusted. We expected a power of $-3$, and the fits lie on either side of it. It
-# is evidence for a law of this kind, no proof: layers are few. Where $L_H$ is large, patches are short, so compare
+# Each model follows the length that its norm divides by: SmolLM2 the stream, Gemma the head outputs (only there does the other law
+# clearly fail). Only the height of the two laws is adjusted. We expected a power of $-3$, and the fits lie on either side of it:
+# evidence for a law of this kind, no proof, since layers are few. Where $L_H$ is large, patches are short, so compare
 # bounds between layers, never $L_H$.
 #
 # More limits: two small models, few prompts, heads only, one direction of patching. Heads of one prompt are not independent.

@@ -76,7 +76,7 @@ models = model_name, second_model
 #
 # The paper's {term}`Screen-Flag-Fix` computes $R = |q| / |f_\mathrm{AP}|$ for all heads, where $f_\mathrm{AP}$ is AP's
 # estimate and $q$ the quadratic term that it leaves out. Heads above a threshold $\tau$ are **flagged**; the others are
-# **trusted**. Flagged estimates are replaced (sections 3.3 and 4.4). Here is one pair, "When Mary and John went to the store,
+# **trusted**. Flagged estimates are replaced {cite:p}`zhang2026lies` (sections 3.3 and 4.4). Here is one pair, "When Mary and John went to the store,
 # John gave a drink to".
 
 # %%
@@ -109,9 +109,9 @@ digits = {"runs": ",.0f", "% of patching all": ".1f"}
 common.show(fixes.rename(columns=names), digits, f"The reference pair, {model_name}, τ = {tau}.")
 
 # %% [markdown]
-# Two things are odd. First, flagging saves nothing if the fix is HVP. **The score of every head contains the HVP of every
+# Three things are odd. First, flagging saves nothing if the fix is HVP. **The score of every head contains the HVP of every
 # head**: after the screen all $q$ are known, and leaving some of them out saves no run. Second, every workflow costs more than the
-# last line, which has no error. And even exact patching of all flagged heads leaves an error. Why?
+# last line, which has no error. Third, even exact patching of all flagged heads leaves an error. Why?
 #
 # ## One pair, head by head
 
@@ -126,9 +126,9 @@ _ = study.one_pair_figure(
 worst = study.worst_trusted(heads)
 
 # %% tags=["hide-input"]
-Markdown(f"""The score does what it says: it finds errors that are large *in percent*, and does not ask of what. Most heads hardly matter, flagged or not: the median flagged head has a true effect of {seen.median_flagged:.3f} nats, the median trusted one of {seen.median_trusted:.3f}, and the five largest have {heads.f.abs().nlargest(5).min():.1f} or more.
+Markdown(f"""The score does what it says: it finds errors that are large *in percent*, and does not ask of what. Most heads hardly matter, flagged or not: the median flagged head has a true effect of {seen.median_flagged:.3f} nats, the median trusted one of {seen.median_trusted:.3f}, and the five largest have about {heads.f.abs().nlargest(5).min():.1f} or more.
 
-The worst error on a trusted head is that of {worst.component}. AP says {worst.f_ap:+.2f} nats and the truth is {worst.f:+.2f}; that one head holds {worst.share:.0f} % of all error that is left. Its score is only {worst.R:.2f}, because the metric is nearly straight where the patch starts and bends later. By size, its estimate has place {worst.place_ap}.""")
+The worst error on a trusted head is that of {worst.component}. AP says {worst.f_ap:+.2f} nats and the truth is {worst.f:+.2f}; that one head holds {worst.share:.0f} % of the error on all trusted heads. Its score is only {worst.R:.2f}, because the metric is nearly straight where the patch starts and bends later. By size, its estimate has place {worst.place_ap}.""")
 
 # %% [markdown]
 # ## Many prompts
@@ -165,7 +165,9 @@ left = study.what_fixes_leave(followed, curves).set_index(["model", "fix"])
 off = study.percentages(everything, 0.3).set_index(["model", "rule"]).left
 
 # %% tags=["hide-input"]
-Markdown(f"""With {study.PAPER_SHARE:.0%} of the heads patched, on all prompts, choosing by $R$ leaves a significantly larger error than choosing by size in {worse} of {n_settings} settings of model and task (p < 0.05 after {{term}}`Holm's correction`).
+Markdown(f"""Bands are 95 % intervals; dots mark thresholds on $R$. The ten heads of your first guess are {1000 / M.n:.1f} % on the left.
+
+With {study.PAPER_SHARE:.0%} of the heads patched (the paper flags 7 to 19 %), on all prompts, choosing by $R$ leaves a significantly larger error than choosing by size in {worse} of {n_settings} settings of model and task (p < 0.05 after {{term}}`Holm's correction`).
 
 **The fix matters too.** HVP of *every* head leaves {" and ".join(f"{left['left'][m, 'hvp']:.0f} %" for m in models)} of AP's error ({" and ".join(models)}), and no choice of heads can mend that. Five steps leave {" and ".join(f"{left['left'][m, 'ms_hvp']:.0f} %" for m in models)}, patching nothing.
 
@@ -210,7 +212,8 @@ $R$ remains a warning that an estimate may be badly wrong. It is not the rule fo
 :::""")
 
 # %% [markdown]
-# That is one line. All five effects are exact; `runs` is the price of each, with its part of the screen.
+# In code the recommendation is one line. All five effects are exact; `runs` is the price of each, with its share of the screen,
+# which serves all heads.
 
 # %%
 top = top_effects(M, k=5)

@@ -108,7 +108,8 @@ common.show(
 )
 
 # %% [markdown]
-# {term}`Kendall's tau` is the share of pairs in the right order less the share in the wrong one. AP tells members from the
+# An {term}`AUROC` of 1 says that every member ranks above every other head. {term}`Kendall's tau` is the share of pairs in the right
+# order less the share in the wrong one. AP tells members from the
 # others without a mistake, and still shuffles the members. Real models lack the gap: there the boundary of a circuit is
 # drawn through heads whose effects differ by little.
 #
@@ -132,7 +133,7 @@ common.show(
 )
 
 # %% [markdown]
-# One head falls farthest. We look at where it looks, and at the metric as it is patched by degrees.
+# One head falls farthest. Here is where it looks, and its effect as it is patched by degrees.
 
 # %% mystnb={"image": {"alt": "Two panels. Left: attention weights of the head from the second name. On the clean prompt nearly all weight is on the word after the first John, on the corrupted prompt on the word after Mary. Right: the effect of the head against patch strength. The true curve starts flat and bends upwards; the tangent of attribution patching ends far below it, the parabola of HVP in between."}}
 case = circuit_recovery.case(wide).iloc[0]
@@ -154,7 +155,9 @@ wrong = {m: (np.sign(each[m]) != np.sign(each.truth)).sum() for m in ("AP", "HVP
 # %% tags=["hide-input"]
 Markdown(
     f"""
-On this prompt the estimate is too small. Over {len(each)} prompts something worse happens: **AP has the wrong sign on {wrong["AP"]} of them**, HVP on
+Your first guess: of the ten largest mean effects, AP has {(circuit_recovery.top(ioi.mean("AP"), 10) & circuit_recovery.top(ioi.mean("truth"), 10)).sum()} among its own ten.
+
+On this prompt its estimate of {head} is too small. Over {len(each)} prompts something worse happens: **AP has the wrong sign on {wrong["AP"]} of them**, HVP on
 {wrong["HVP"]}. The paper ranks by the mean over prompts, and there the errors of AP cancel its signal: ${case.AP:+.3f}$ is left of ${case.truth:+.3f}$. The head falls
 from place {case["place of truth"]} to place {case["place of AP"]}.
 
@@ -168,7 +171,7 @@ signs. The score gives warning: $R = {case.R:.1f}$."""
 #
 # ## Many prompts
 #
-# Now each prompt has its own ranking. MS-HVP takes five steps; GIM changes the backward pass ([chapter 8](08_baselines.ipynb));
+# Now each prompt has its own ranking; shown are means over the first `n_all` prompts of each task. MS-HVP takes five steps; GIM changes the backward pass ([chapter 8](08_baselines.ipynb));
 # "10 patches" patches the ten heads with the largest $|f_\mathrm{AP}| + r$ exactly and leaves the others to AP
 # ([chapter 10](10_is_it_worth_it.ipynb)).
 
@@ -218,7 +221,7 @@ Whether such a circuit also *works* better is another question, and comes next.
 # Overlap counts heads. It does not ask what they do together {cite:p}`hanna2024faith`. So keep the circuit, set all other
 # heads to what they do on the corrupted prompt, and read the metric. **Faithfulness** says where it lies: 1 if all heads are kept,
 # 0 if none are. The circuits come from mean effects, as in the table of heads above, and are run on the first prompts of
-# the task.
+# the task. $\lvert$AP$\rvert$ + r ranks by the screen alone.
 
 # %% mystnb={"image": {"alt": "Four panels, for two models on IOI and Greater-Than: faithfulness against the number of heads kept, for the circuits of the truth, attribution patching, HVP and the screen. The curves mostly run together up to 1. On Gemma, Greater-Than, that of attribution patching stays far below the others for 5, 10 and 15 heads, and joins them at 20."}}
 kept = circuit_recovery.heads_kept(wide, n_kept, device=device)
@@ -228,7 +231,7 @@ a, b = pair["better"], pair["worse"]
 _ = circuit_recovery.faithfulness_figure(
     faithful,
     ("truth", "AP", "HVP", "|AP| + r"),
-    f"Overlaps of {a.overlap:.0%} and {b.overlap:.0%}, and faithfulness {a.faithfulness.estimate:.2f} or {b.faithfulness.estimate:.2f}",
+    f"{pair['model']}, {circuit_recovery.TASKS[pair['task']]}, {pair['k']} heads: overlaps {a.overlap:.0%} and {b.overlap:.0%}, faithfulness {a.faithfulness.estimate:.2f} and {b.faithfulness.estimate:.2f}",
 )
 
 # %%
@@ -251,8 +254,9 @@ in {(better < -0.005).sum()}. {least} has the least overlap; {nearest} is neares
 # More limits:
 #
 # * **HVP is one step.** Where the parabola overshoots, it demotes a head that belongs. The evidence page lists every move.
-# * **The price.** MS-HVP for every head costs far more than patching every head exactly, which has no error. Ten patches,
-#   chosen by a screen, settle the top five and little beyond.
+# * **The price.** HVP and MS-HVP of every head cost more than patching every head exactly, which has no error
+#   ([chapter 10](10_is_it_worth_it.ipynb)). So up to about 100 heads, patch them all. With more, `top_effects(M, k)` screens with
+#   three gradients and patches $2k$ heads; the ten patches above settle the top five and little beyond.
 # * **The mean hides prompts.** A head with effects of both signs has a small mean, even a true one.
 # * **Two directions.** Effects are measured by {term}`denoising`, and circuits are run by {term}`noising`. The truth of one need not be the
 #   best ranking for the other, and here it sometimes is not.
@@ -264,13 +268,14 @@ in {(better < -0.005).sum()}. {least} has the least overlap; {nearest} is neares
 #    <details><summary>Solution</summary>`f = np.abs(ioi.mean("truth"))`, then
 #    `f[circuit_recovery.top(ioi.mean("AP"), 10)].sum() / f[circuit_recovery.top(f, 10)].sum()`. Swaps near the boundary weigh
 #    little; the lost head weighs what it does.</details>
-# 2. *(medium, 15 minutes)* Rank by the mean of $|f|$ instead of $|$mean of $f|$, for truth and AP. Where does AP put the lost head now?
+# 2. *(medium, 15 minutes)* Rank by the mean of $|f|$ instead of the size of the mean of $f$, for truth and AP. Where does AP put the lost head now?
 #    <details><summary>Hint</summary>`np.abs(ioi.values["AP"]).mean(0)`. Signs cannot cancel any more; the slow start stays.</details>
 # 3. *(medium, 20 minutes)* Take AP's circuit of the figure's worst case, and swap its last head for one that only the better
 #    circuit has. How much of the difference in faithfulness is that one head?
-#    <details><summary>Hint</summary>`from hvp_utils.circuits import faithfulness`;
-#    `M = PatchedMetric(model, pairs, direction="noising")`, and `faithfulness(M, masks).faithfulness()` with truth values
+#    <details><summary>Hint</summary>`from hvp_utils import make_prompts` and `from hvp_utils.circuits import faithfulness`. Then
+#    `other = load_model(pair["model"])`, `pairs = make_prompts(pair["task"], other, n_kept)`,
+#    `M = PatchedMetric(other, pairs, direction="noising")`, and `faithfulness(M, masks).faithfulness()` with truth values
 #    `[circuit, head]`.</details>
-# 4. *(hard, 40 minutes)* Estimate the effects in the direction that circuits are run in: `sweep(..., direction="noising")`. Do the
+# 4. *(hard, 40 minutes)* Estimate the effects in the direction that circuits are run in: `hvp_utils.sweep(model_name, "ioi", direction="noising")`. Do the
 #    true top ten change, and are they more faithful?
 #    <details><summary>Hint</summary>A head that backs up another shows in one direction only.</details>

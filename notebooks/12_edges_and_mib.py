@@ -74,7 +74,7 @@ tasks = "ioi", "subject_verb_agreement", "country_capital"
 # An **edge** leads from a part that writes to the residual stream (the embedding, a head, an MLP) to one that reads it later (the
 # query, key or value of a head, an MLP, the logits). Patch strengths are now strengths of edges. A **circuit** keeps its edges
 # as they are on the clean prompt and lets all others carry what they carry on the corrupted one. So it is a corner of the
-# cube: strength 0 on its edges, 1 on all others.
+# cube of all patch strengths: 0 on its edges, 1 on all others.
 
 # %%
 model = load_model(model_name, device=device)
@@ -120,9 +120,11 @@ _ = plots.circuit(
 )
 
 # %% [markdown]
+# Drawn are the edges with the largest scores, of the 300 best by EAP-IG; edges on no path from the embedding to the logits are left out.
+#
 # ## One missing edge
 #
-# The same with the second model, and circuits of 100 edges.
+# Now the second model, and circuits of 100 edges.
 
 # %%
 gemma = load_model(second_model, device=device)
@@ -147,12 +149,13 @@ Markdown(
 # %% [markdown]
 # ## Many prompts
 #
-# The same on three tasks and two models. Each ranking is the mean over 8 prompts, its circuits are run on 50 others. Two numbers
+# Now three tasks and two models. Each ranking is the mean over 8 prompts, and its circuits are run on 50 others. One score is new: *HVP,
+# sketched* adds half the curvature to EAP, for all edges at once, by a {term}`sketch`. Two numbers
 # sum a curve up {cite:p}`mueller2025mib`. {term}`CPR` is the area under it, with edges ranked by how much they help. {term}`CMD` is the area between
 # the curve and 1, with edges ranked by magnitude: the distance from the model. (On subject-verb agreement two curves leave the frame. Without
-# what works against the answer, the metric rises to several times that of the model.)
+# what works against the answer, the metric rises to several times that of the model. The title has means over the six panels.)
 
-# %% mystnb={"image": {"alt": "Six panels, two models by three tasks: faithfulness against percent of edges kept on a logarithmic axis. EAP-IG is the highest or among the highest for the smallest circuits everywhere. EAP starts lower, on Gemma at zero. EAP at the corrupted run stays near zero on IOI, and random edges stay at zero until half of all are kept."}}
+# %% mystnb={"image": {"alt": "Six panels, two models by three tasks: faithfulness against percent of edges kept on a logarithmic axis. EAP-IG is the highest or among the highest for the smallest circuits everywhere. EAP starts lower, on two tasks of Gemma at zero. EAP at the corrupted run stays near zero on IOI, and random edges stay at zero until half of all are kept."}}
 measured = study.load(models, tasks, device=device)
 curves = study.curves(measured, n_resamples=200)
 few = study.at_fraction(curves, 0.002, "signed")
@@ -167,7 +170,8 @@ _ = study.curves_figure(
 # ## Are its scores better?
 #
 # Circuits aside: which scores are right? We patch 160 edges of each setting exactly, the largest and a sample of the others. The
-# error is the sum of what an estimate is off by, in percent of the sum of the true effects.
+# error is the sum of what an estimate is off by, in percent of the sum of the true effects. The [evidence page](evidence/12_edges_and_mib.ipynb)
+# says what the other scores in the figure are.
 
 # %% mystnb={"image": {"alt": "Six panels, two models by three tasks, each method a mark: across, the error of its scores; up, the distance of its circuits from the model. The marks do not lie on a rising line."}}
 both = study.estimates_and_circuits(measured, n_resamples=200)
@@ -191,10 +195,14 @@ Markdown(numbers.answer)
 # from one prompt to the other, and that seems to be nearer to what a circuit goes through. This is our explanation. The obvious other
 # one, that a score should look from the corrupted run, fails above: there it gets the signs of some edges wrong that all paths need.
 #
+# So to find a circuit, take `eap_ig(M)`, and measure its faithfulness. For the largest effects of single edges take
+# `hvp_utils.top_effects(M, k)`, which screens and patches exactly ([chapter 10](10_is_it_worth_it.ipynb)).
+#
 # :::{admonition} A trap with norms behind the heads
 # :class: warning
 # In Gemma the sum of the heads passes through a norm before it reaches the residual stream. A score must pass through the norm's
-# Jacobian. Public code multiplies the difference *before* the norm by the gradient *behind* it.
+# Jacobian. Public code multiplies the difference *before* the norm by the gradient *behind* it. In the table, *slope* is
+# attribution patching with the Jacobian.
 # :::
 
 # %%
@@ -209,15 +217,15 @@ common.show(
 # ## Where it fails
 #
 # * **Eight prompts.** A ranking from more prompts may be steadier. All methods had the same eight.
-# * **Curvature is expensive here.** A sketch of 32 products for all edges costs dozens of EAPs; and small edges drown in its
-#   noise.
+# * **Curvature is expensive here.** A sketch of 32 products for all edges takes the time of dozens of EAPs; and small edges drown in
+#   its noise ([evidence](evidence/12_edges_and_mib.ipynb)).
 # * **Faithful is not all.** A circuit above 1 has lost what holds the model back, so it is not what the model does. CPR rewards that, CMD does
 #   not.
 # * **Searches** that try circuits instead of scoring edges ({term}`ACDC`, {term}`edge pruning`) cost far more; the evidence page has one.
 #
 # ## Exercises
 #
-# 1. *(easy, 10 minutes)* Rank by magnitude instead of sign: `study.by_size(M, rankings, sizes, signed=False)`. What happens to
+# 1. *(easy, 10 minutes)* Rank by magnitude instead of sign: `study.by_size(M, rankings, (30, 100, 300, 1000), signed=False)`. What happens to
 #    values above 1, and why?
 #    <details><summary>Solution</summary>Edges that work against the answer are kept, so the circuit comes closer to the model, and needs
 #    more edges for it.</details>

@@ -84,7 +84,7 @@ common.show(
 )
 
 # %% [markdown]
-# {term}`Zero ablation` has no corrupted prompt: the head's output is set to zero, so the patch is $\delta = -a$. It has no
+# {term}`Zero ablation` has no corrupted prompt: the head's output $a$ is set to zero, so the patch is $\delta = -a$. It has no
 # corrupted run to start from either. So it is {term}`noising`, from the clean run; the others are {term}`denoising`.
 #
 # All four use the *same* clean prompts. Factual statements get a random token, another prompt and zero ablation too, and
@@ -119,7 +119,7 @@ columns = [columns[i] for i in (0, 1, 3, 2, 4)]
 common.show(one_prompt[columns], ".1f", f"Errors in percent, first IOI prompt, {model_name}.")
 
 # %% [markdown]
-# Read the table twice: once the middle two columns, once the last two. They tell different stories.
+# Read the table twice: once the two columns of the median, once those of the top 5. They tell different stories.
 #
 # ## One prompt, one head
 #
@@ -164,14 +164,14 @@ Markdown(f"""Bars are 95 % bootstrap intervals over {n_prompts} prompts; the tit
 {surely[0]} and {surely[1]} are left of the {good} and {bad}.
 
 On the median head HVP takes away {common.span(cut, 0)} % of the error. On the five largest heads the reduction runs from {cut_top.max():.0f} % down to {cut_top.min():.0f} % ({worst.model}, {study.NAMES[worst.task]}). So two people
-with the same data can report opposite things. The paper has the two side by side {{cite:p}}`zhang2026lies`: for Gemma-2-2B on factual statements HVP removes 79 % of the median error under resampling (Table 12), and
-brings the top-5 error from 51.7 to 43.2 % under random tokens, a sixth of it (Table 2).""")
+with the same data can report opposite things. The paper has the two side by side {{cite:p}}`zhang2026lies`: for Gemma-2-2B on factual statements HVP removes 79 % of the median error under resampling, its name for another prompt (Table 12), and
+brings the top-5 error from 51.7 to 43.2 % under random tokens, a sixth less (Table 2).""")
 
 # %% [markdown]
 # ## Is it the length of the patch?
 #
 # A Taylor series is a promise about small steps, so the length of the step is the first suspect. Zero ablation replaces *all* of
-# a head's output, so $|\delta| / |a|$ is 1, and says what other corruptions replace.
+# a head's output, so $|\delta| / |a|$ is 1. Under other corruptions this ratio says how much they replace.
 
 # %%
 signs = study.warnings(sweeps).merge(top[["model", "task", "AP"]], on=["model", "task"])
@@ -186,7 +186,8 @@ common.show(
 )
 
 # %% [markdown]
-# It is not the length. Other prompts move the large heads about as far as zero ablation does, and AP's error is a fraction.
+# It is not the length. Other prompts move the large heads about as far as zero ablation does, and AP's error is a fraction of
+# what it is there.
 # What sets zero apart is $R$: the second term exceeds the first for many heads, so the slope at the start says little about the
 # end. Perhaps another prompt moves a head to where the network often finds it, and zero is no such place. That fits the numbers;
 # they do not prove it.

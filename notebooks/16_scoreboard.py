@@ -94,7 +94,7 @@ by_chapter = scoreboard.counts(claims, "number")
 _ = scoreboard.counts_figure(by_chapter, "number", scoreboard.title(claims))
 
 # %% [markdown]
-# Numbers on the left are chapters; 16 holds what no other chapter has. Now by the part of the book that tested them.
+# Numbers on the left are chapters; 16 has the claims that no other chapter tests. Now by the part of the book that tested them.
 
 # %%
 parts = {
@@ -120,18 +120,22 @@ reached = (named[list(VERDICTS[:3])].sum(axis=1) > 0).sum()
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-Of {len(claims)} claims, {len(tested)} could be tested. **{n[VERDICTS[0]]} hold, {n[VERDICTS[1]]} hold partly, {n[VERDICTS[2]]} do not hold here.** They reach {reached} of the {len(named)} tables and figures of the paper
+Of {len(claims)} claims, {len(tested)} could be tested. **{n[VERDICTS[0]]} hold ({100 * n[VERDICTS[0]] / len(tested):.0f} %), {n[VERDICTS[1]]} hold partly ({100 * n[VERDICTS[1]] / len(tested):.0f} %), {n[VERDICTS[2]]} do not hold here.** They reach {reached} of the {len(named)} tables and figures of the paper
 that claim something.
 :::""")
 
 # %% [markdown]
 # ## What stands, and what does not
 #
-# * **What stands.** The error of heads comes from the network behind them. The quadratic term is most of it, on most heads. $R$ is a
-#   warning worth having. The theorems are right.
-# * **What does not.** That correcting every component is the practical choice: exact patching costs less and has no error. That
-#   $R$ tells what to fix: size does it better. That local curvature is useless for neurons.
-# * **What nobody knows yet.** Whether any of this changes at billions of parameters.
+# * **What stands.** The error of heads comes from the network behind them ([chapter 4](04_curvature_gap.ipynb)). The quadratic
+#   term is most of it, on most heads, though not on the largest ([chapter 2](02_taylor_decomposition.ipynb)). $R$ is a warning worth
+#   having ([chapter 5](05_reliability_score.ipynb)). The theorems are right ([theory](../book/theory.md)).
+# * **What does not.** That correcting every component is the practical choice: exact patching costs less and has no error
+#   ([chapter 10](10_is_it_worth_it.ipynb)). That $R$ tells what to fix: size does it better ([chapter 9](09_screen_flag_fix.ipynb)).
+#   That local curvature is useless for neurons ([chapter 4](04_curvature_gap.ipynb)).
+# * **What follows.** Up to about 100 components, patch them all. More: `hvp_utils.top_effects(M, k)`, which screens with three
+#   gradients and patches exactly what may be largest.
+# * **What this book cannot say.** Whether a verdict changes at billions of parameters. The paper has models of that size; we ran none.
 #
 # ## Where this fails
 #
@@ -151,5 +155,5 @@ that claim something.
 # 2. *(medium, 20 minutes)* How many claims would change if "both models" became "the mean of both models"? Take chapter 8 and read
 #    the numbers in the column `here`.
 #    <details><summary>Hint</summary>Most "partly" verdicts are of this kind. A mean hides the model on which a method does harm.</details>
-# 3. *(hard, 60 minutes)* Run the rows of one chapter on GPT-2, which has the paper's own Table 15. Which verdicts change?
+# 3. *(hard, 60 minutes)* Run the rows of one chapter on GPT-2, the model of the paper's Table 15. Which verdicts change?
 #    <details><summary>Hint</summary>`make claims CHAPTER=11 MODEL=gpt2` needs a network for the weights, and computes the sweeps that are not stored.</details>

@@ -183,7 +183,7 @@ common.show(sample[columns], ".1e", caption) if len(sample) else None
 # %%
 Markdown(
     "\n\n".join(
-        f"On {name}, {len(run.resolved)} of the failures count, of all tasks together. In float64 the bound holds for {sum(run.resolved)} of them."
+        f"On {name}, the number of failures that count is {len(run.resolved)}, of all tasks together. In float64 the bound holds for {sum(run.resolved)} of them."
         for name, run in runs.items()
         if run.resolved
     )
@@ -341,7 +341,7 @@ listed = " and ".join(
     f"{row['more than rounding']} ({row.model}, K = {row.K})" for _, row in real.iterrows()
 )
 Markdown(
-    f"More than rounding are {listed}. There the bound fails in earnest: on a path whose curvature changes fast between the three points, the "
+    f"Above their bounds by more than rounding: {listed}. There the bound fails in earnest: on a path whose curvature changes fast between the three points, the "
     "estimated constant is too small."
     if listed
     else "None of the residuals above their bounds is more than rounding."

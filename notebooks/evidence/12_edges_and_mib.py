@@ -209,7 +209,8 @@ common.show(
 # %% [markdown]
 # ## Prices
 #
-# Processor time of the scores of all edges. Other work ran on the machine at the same time, so these are rough.
+# Processor time of the scores of all edges. Other work ran on the machine at the same time, so these are rough; and on short prompts
+# time is dominated by reading the weights. Counted operations, for heads, are in [chapter 10](../10_is_it_worth_it.ipynb).
 
 # %%
 common.show(study.prices(measured).replace({"task": study.TASKS}), ".1f")
