@@ -173,7 +173,9 @@ print("hvp_utils: ", [f"{x:+.4f}" for x in package.tolist()])
 # %% mystnb={"image": {"alt": "The metric as one attention head is patched from strength 0 to 1. The true curve bends upwards. The tangent at 0 ends far below it, the parabola at 0 ends about half way, and three parabolas end to end finish next to the true end point."}}
 n_steps = 3
 seen = estimate[h] / truth[h]
-_ = plots.axis_curve(M, head, n_steps, title=f"{head}: the tangent sees {seen:.0%} of the effect")
+_ = plots.axis_curve(
+    M, head, n_steps, title=f"{head}: the tangent sees {100 * seen:.0f} % of the effect"
+)
 
 # %%
 methods = {

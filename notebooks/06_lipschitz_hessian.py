@@ -222,7 +222,7 @@ real, kept = several["more than rounding"].sum(), [share.estimate for share in s
 # %% tags=["hide-input"]
 Markdown(f"""By model and task, $\\eta$ is below 1, so that the lower end says something, for {min(band):.0f} to {max(band):.0f} % of the heads that matter. Much of the slack is direction:
 the median |cosine| between $\\delta$ and the change of $H\\delta$ is {" and ".join(f"{c:.2f}" for c in cosine)}. Looking only along $\\delta$ gives an estimate instead of a bound: $|g'''(0)|/6$,
-from the third derivative of the metric on the path, is within a factor of 2 of $|R_3|$ for {" and ".join(f"{w:.0%}" for w in third)} of the heads.
+from the third derivative of the metric on the path, is within a factor of 2 of $|R_3|$ for {" and ".join(f"{100 * w:.0f} %" for w in third)} of the heads.
 
 **An estimated constant can be too small.** MS-HVP with $K$ steps ([chapter 7](07_ms_hvp_k_sweep.ipynb)) has the bound divided by $K^2$. For $K = 2$ and 5 it holds in {min(kept):.1f} to {max(kept):.1f} % of the cases, by model, and most
 failures are rounding. In earnest it fails {real} time{"s" * int(real != 1)}: there the curvature changes faster between the probes.""")

@@ -167,7 +167,7 @@ off = study.percentages(everything, 0.3).set_index(["model", "rule"]).left
 # %% tags=["hide-input"]
 Markdown(f"""Bands are 95 % intervals; dots mark thresholds on $R$. The ten heads of your first guess are {1000 / M.n:.1f} % on the left.
 
-With {study.PAPER_SHARE:.0%} of the heads patched (the paper flags 7 to 19 %), on all prompts, choosing by $R$ leaves a significantly larger error than choosing by size in {worse} of {n_settings} settings of model and task (p < 0.05 after {{term}}`Holm's correction`).
+With {100 * study.PAPER_SHARE:.0f} % of the heads patched (the paper flags 7 to 19 %), on all prompts, choosing by $R$ leaves a significantly larger error than choosing by size in {worse} of {n_settings} settings of model and task (p < 0.05 after {{term}}`Holm's correction`).
 
 **The fix matters too.** HVP of *every* head leaves {" and ".join(f"{left['left'][m, 'hvp']:.0f} %" for m in models)} of AP's error ({" and ".join(models)}), and no choice of heads can mend that. Five steps leave {" and ".join(f"{left['left'][m, 'ms_hvp']:.0f} %" for m in models)}, patching nothing.
 
@@ -194,7 +194,7 @@ _ = study.price_figure(
 )
 
 # %%
-fresh = study.patched_errors(study.load_fresh(models, device=device))
+fresh = study.patched_errors(models, device=device)
 close = study.close_call(fresh)
 runner_up = study.rule_prices(models).query("rule == '|f_AP|'").percent
 after = common.p_value(close.p, close.n_resamples)

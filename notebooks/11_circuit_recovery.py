@@ -87,7 +87,7 @@ found = set(estimate.abs().topk(k).indices.tolist())
 share = len(true_top & found) / k
 
 assert np.isclose(share, top_k_overlap(estimate, truth, k))
-print(f"Attribution patching finds {share:.0%} of the true top {k}.")
+print(f"Attribution patching finds {100 * share:.0f} % of the true top {k}.")
 
 # %% [markdown]
 # ## Where the circuit is known
@@ -145,7 +145,7 @@ _ = circuit_recovery.case_figure(
     {head: curve},
     attention,
     head,
-    f"{head} starts slowly: the tangent sees {seen:.0%} of its effect",
+    f"{head} starts slowly: the tangent sees {100 * seen:.0f} % of its effect",
 )
 
 # %%
@@ -231,7 +231,7 @@ a, b = pair["better"], pair["worse"]
 _ = circuit_recovery.faithfulness_figure(
     faithful,
     ("truth", "AP", "HVP", "|AP| + r"),
-    f"{pair['model']}, {circuit_recovery.TASKS[pair['task']]}, {pair['k']} heads: overlaps {a.overlap:.0%} and {b.overlap:.0%}, faithfulness {a.faithfulness.estimate:.2f} and {b.faithfulness.estimate:.2f}",
+    f"{pair['model']}, {circuit_recovery.TASKS[pair['task']]}, {pair['k']} heads: overlaps {100 * a.overlap:.0f} % and {100 * b.overlap:.0f} %, faithfulness {a.faithfulness.estimate:.2f} and {b.faithfulness.estimate:.2f}",
 )
 
 # %%
@@ -242,11 +242,11 @@ better = off.AP - off.HVP
 only_a, only_b = circuit_recovery.differing_heads(wide, pair)
 
 # %% tags=["hide-input"]
-Markdown(f"""On {circuit_recovery.TASKS[pair["task"]]}, {pair["model"]}, the {pair["k"]} heads of {a.method} and the {pair["k"]} of {b.method} overlap with the true ones by {a.overlap:.0%} and {b.overlap:.0%}. Their
+Markdown(f"""On {circuit_recovery.TASKS[pair["task"]]}, {pair["model"]}, the {pair["k"]} heads of {a.method} and the {pair["k"]} of {b.method} overlap with the true ones by {100 * a.overlap:.0f} % and {100 * b.overlap:.0f} %. Their
 faithfulness is {a.faithfulness:.2f} and {b.faithfulness:.2f}. Only {a.method} has {only_a}; only {b.method} has {only_b}. An overlap counts each of them as one head.
 
 And the true ranking is not the most faithful one. Over all sizes and settings, these are the mean overlap and the mean distance of faithfulness from 1:
-{"; ".join(f"{r.method} {r.overlap:.0%}, {r.off:.2f}" for r in whole.itertuples())}. HVP is nearer to 1 than AP in {(better > 0.005).sum()} of {len(better)} settings, and farther
+{"; ".join(f"{r.method} {100 * r.overlap:.0f} %, {r.off:.2f}" for r in whole.itertuples())}. HVP is nearer to 1 than AP in {(better > 0.005).sum()} of {len(better)} settings, and farther
 in {(better < -0.005).sum()}. {least} has the least overlap; {nearest} is nearest to 1. The length of a head's row of the Hessian, $r$
 ([chapter 10](10_is_it_worth_it.ipynb)), also knows whom the head interacts with, and a circuit is many heads at once. That is our explanation; it was not tested.""")
 

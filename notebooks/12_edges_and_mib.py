@@ -86,7 +86,7 @@ left = M((~circuit.mask()).float()).item()
 share = (left - M.other) / (M.base - M.other)
 
 assert abs(share - faithfulness(M, circuit).faithfulness()[0]) < 1e-4
-print(f"{M.n:,} edges; the best 100 by EAP keep {share:.0%} of the behaviour.")
+print(f"{M.n:,} edges; the best 100 by EAP keep {100 * share:.0f} % of the behaviour.")
 
 # %% [markdown]
 # The share is the faithfulness: 1 is the clean run, 0 the corrupted one. More than 1 is possible. What works against the answer

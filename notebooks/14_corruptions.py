@@ -206,7 +206,7 @@ where = "beyond the full patch" if np.isnan(crossing) else f"at t = {crossing:.2
 start = study.ratios(live).query("strength == 0.1").ratio.map(lambda r: r.estimate)
 _ = study.strength_figure(
     study.ratios(live),
-    f"At t = 0.1 HVP leaves at most {start.max():.0%} of AP's error;\non the way to zero it stops helping {where}",
+    f"At t = 0.1 HVP leaves at most {100 * (start.max()):.0f} % of AP's error;\non the way to zero it stops helping {where}",
 )
 
 # %%

@@ -203,7 +203,7 @@ Markdown(
 def figure(task):
     part = top[top.task == task]
     bad = (study.worst_of_prompts(part).AP >= 2).mean()
-    title = f"{study.TASKS[task]}: one of ten badly off on {bad:.0%} of prompts"
+    title = f"{study.TASKS[task]}: one of ten badly off on {100 * bad:.0f} % of prompts"
     return study.missed_figure(part, title)
 
 

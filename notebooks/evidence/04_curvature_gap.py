@@ -182,9 +182,7 @@ for name in models:
         mean[name, "none"] - mean[name, "HVP"]
     )
     if better.clear:
-        text = (
-            f"clearly better than none, and reaches {gained:.0%} of the gain of HVP on this error"
-        )
+        text = f"clearly better than none, and reaches {100 * gained:.0f} % of the gain of HVP on this error"
     else:
         text = "clearly worse than none" if worse.clear else "neither clearly better nor worse"
     lines.append(f"* **{name}**: the local correction is {text}. HVP less local: {beyond}.")

@@ -252,8 +252,8 @@ common.show(
 M = PatchedMetric(load_model(model_name, device=device), reference_pair())
 blind = study.blind_spot(study.one_prompt(M))
 Markdown(
-    f"**{blind.component}**: R = **{blind.R:.2f}**, so AP should be good to about {blind.R:.0%}. It says {blind.AP:+.2f} nats; the truth is "
-    f"{blind.truth:+.2f}, so that it is off by {blind.missing:.0%} of the true effect. The quadratic term is {blind.q:+.2f} and the remainder "
+    f"**{blind.component}**: R = **{blind.R:.2f}**, so AP should be good to about {100 * blind.R:.0f} %. It says {blind.AP:+.2f} nats; the truth is "
+    f"{blind.truth:+.2f}, so that it is off by {100 * blind.missing:.0f} % of the true effect. The quadratic term is {blind.q:+.2f} and the remainder "
     f"{blind.remainder:+.2f} nats, {abs(blind.remainder / blind.q):.0f} times as large"
     + (" and of the other sign." if blind.remainder * blind.q < 0 else ".")
 )

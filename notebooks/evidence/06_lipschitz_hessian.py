@@ -379,8 +379,8 @@ _ = study.slack_figure(
 by_model = better.set_index(["value", "model"])
 Markdown(
     f"""The median cosine is {each(lambda name: f"{angle.cosine[name]:.2f}")}; a random direction has {each(lambda name: f"{angle.random[name]:.3f}")} on average.
-The tighter constant fails for {each(lambda name: f"{1 - by_model.bounds['Λ / 6', name]:.0%}")} of the heads. The third derivative is within a factor of 2 for
-{each(lambda name: f"{by_model.within['|g‴(0)| / 6', name]:.0%}")}."""
+The tighter constant fails for {each(lambda name: f"{100 * (1 - by_model.bounds['Λ / 6', name]):.0f} %")} of the heads. The third derivative is within a factor of 2 for
+{each(lambda name: f"{100 * (by_model.within['|g‴(0)| / 6', name]):.0f} %")}."""
 )
 
 # %% [markdown]

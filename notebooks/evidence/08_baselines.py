@@ -380,7 +380,7 @@ common.show(
 same = study.is_the_middle(left)
 Markdown(
     "The median is the $K = 10$ estimate for "
-    + " and ".join(f"{same[m]:.0%} of the heads ({m})" for m in models)
+    + " and ".join(f"{100 * same[m]:.0f} % of the heads ({m})" for m in models)
     + "."
 )
 

@@ -100,7 +100,7 @@ worst = study.worst_trusted(heads)
 large = heads[heads.flagged & (heads.f.abs() > 0.5)].component
 Markdown(f"""Flagged, with a true effect above 0.5 nats: {", ".join(large)}.
 
-The worst trusted head is **{worst.component}**: R = {worst.R:.2f}, attribution patching says {worst.f_ap:+.2f} nats and the truth is {worst.f:+.2f}, which is off by {worst.error / abs(worst.f):.0%} of the true effect.
+The worst trusted head is **{worst.component}**: R = {worst.R:.2f}, attribution patching says {worst.f_ap:+.2f} nats and the truth is {worst.f:+.2f}, which is off by {100 * (worst.error / abs(worst.f)):.0f} % of the true effect.
 This head alone holds {worst.share:.0f}% of the error that is left on all {(~heads.flagged).sum()} trusted heads. Its quadratic term is {worst.q:+.2f} nats and its remainder {worst.remainder:+.2f}. By the size of its estimate it has place {worst.place_ap} of {len(heads)}.""")
 
 # %% [markdown]
@@ -185,7 +185,7 @@ common.show(
 # %%
 shared = study.at_share(everything)
 tests = study.share_tests(shared)
-share = f"{study.PAPER_SHARE:.0%}"
+share = f"{100 * study.PAPER_SHARE:.0f} %"
 common.show(
     study.share_table(shared, "hvp"), ".1f", f"Fix by HVP: top-5 error in %, {share} fixed."
 )
@@ -332,7 +332,7 @@ Markdown(
 # $|f_\mathrm{AP}|$.
 
 # %%
-fresh = study.patched_errors(study.load_fresh(models, device=device))
+fresh = study.patched_errors(models, device=device)
 common.show(study.patched_table(fresh), ".2f", "Mean top-5 error in %.")
 
 # %%

@@ -348,7 +348,7 @@ least, nearest = whole.loc[whole.overlap.idxmin()], whole.loc[whole.off.idxmin()
 _ = study.faithfulness_figure(
     faithful,
     ("truth", "AP", "HVP", "|AP| + r", "10 patches"),
-    f"{least.method} has the least overlap ({least.overlap:.0%}); {nearest.method} is nearest to 1 (off by {nearest.off:.2f})",
+    f"{least.method} has the least overlap ({100 * least.overlap:.0f} %); {nearest.method} is nearest to 1 (off by {nearest.off:.2f})",
 )
 
 # %%
