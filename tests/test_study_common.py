@@ -137,6 +137,10 @@ def test_a_span_is_one_number_where_both_ends_read_the_same():
     assert common.span({"a": 0.123, "b": 0.2}.values(), 2) == "0.12 to 0.20"
 
 
+def test_places_of_equals_are_in_their_order():
+    assert common.places(np.array([[1.0, 3, 2], [2, 2, 5]])).tolist() == [[3, 1, 2], [2, 3, 1]]
+
+
 def test_settings_keep_the_order_of_a_table():
     table = pd.DataFrame({"model": list("bbab"), "task": ["y", "x", "x", "y"]})
     assert common.settings_of(table) == [("b", "y"), ("b", "x"), ("a", "x")]

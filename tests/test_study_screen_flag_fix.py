@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tiny_models import tiny_model, tiny_pair
 
 from hvp_utils import Interval, PatchedMetric, activation_patching, hvp, model_sizes, passes
+from studies import is_it_worth_it as worth
 from studies import prices
 from studies import screen_flag_fix as study
 from studies.screen_flag_fix import recommended
@@ -491,36 +492,42 @@ def test_workflows_of_a_pair(small):
 # --- the recommendation --------------------------------------------------------------------------
 
 
-def test_fresh_prompts_are_those_not_seen_before(monkeypatch):
-    def load(models, n, more, tasks, **_):
-        assert more == ["row_norms:2"]
-        return [heads("loud", task, m, n_prompts=n) for m in models for task in tasks]
+def test_the_recommendation_is_tested_on_fresh_prompts(monkeypatch):
+    """Those that chapter 10 calls fresh, with what each rule needs and no more."""
+    asked = []
 
-    monkeypatch.setattr(recommended, "load", load)
-    for one in study.load_fresh(("a",)):
-        whole = heads("loud", one.task, "a", n_prompts=50)
-        first = 0 if one.task == "factual_swap" else 20
-        np.testing.assert_array_equal(one.f, whole.f[first:])
-        np.testing.assert_array_equal(one.r, whole.r[first:])
+    def fresh(models, n_known, n_fresh, products, probes, **_):
+        asked.append((models, n_known, n_fresh, products, probes))
+        return [as_scored(heads("hidden", task, m)) for m in models for task in TASKS]
+
+    monkeypatch.setattr(recommended.worth, "fresh", fresh)
+    errors = study.patched_errors(MODELS)
+    assert asked == [(MODELS, 20, 30, (), (2,))]
+    assert errors[errors.method != worth.AP].drop_duplicates("method").patches.tolist() == [10, 25]
 
 
-def test_the_recommendation_against_its_runner_up(monkeypatch):
-    monkeypatch.setitem(study.PATCHES, "|f_AP|", 10)
-    better, equal = made(("hidden", "hidden")), made(("loud", "loud"))
-    for effects, sign in ((better, -1), (equal, 0)):
-        errors = study.patched_errors(effects)
-        assert errors.prompt.max() == 39
-        for rule, k in study.PATCHES.items():
-            left = [slow_top_5(one, slow_flags(one, rule, k), "exact") for one in effects]
-            assert errors[errors.rule == rule].left.tolist() == pytest.approx(np.concatenate(left))
-        close = study.close_call(errors)
-        assert close.prompts == 40
-        assert np.sign(close.difference.estimate) == sign
-        assert close.recommended - close.runner_up == pytest.approx(close.difference.estimate)
-        assert (close.p < 0.05) == (sign != 0)
-        table = study.patched_table(errors)
-        assert table.prompts.tolist() == [10] * 4
-        assert table[f"10 by {study.ROWS}"][0].estimate == pytest.approx(0, abs=1e-9)
+def as_scored(one):
+    values = {"f": one.f, "f_ap": one.f_ap, "r": one.r}
+    return worth.Scored(one.model, one.task, values)
+
+
+@pytest.mark.parametrize(("world", "sign"), [("hidden", -1), ("loud", 0)])
+def test_the_recommendation_against_its_runner_up(world, sign, monkeypatch):
+    monkeypatch.setitem(study.PATCHES, worth.FIRST, 10)
+    effects = made((world, world))
+    errors = worth.put_to_test([as_scored(one) for one in effects], study.PATCHES)
+    for rule, name in ((worth.ROWS, study.ROWS), (worth.FIRST, "|f_AP|")):
+        left = [slow_top_5(one, slow_flags(one, name, 10), "exact") for one in effects]
+        assert errors[errors.method == rule].error.tolist() == pytest.approx(np.concatenate(left))
+    close = study.close_call(errors)
+    assert close.prompts == 40 and close.n_resamples == 1000
+    assert np.sign(close.difference.estimate) == sign
+    assert close.recommended - close.runner_up == pytest.approx(close.difference.estimate)
+    assert (close.p < 0.05) == (sign != 0)
+    table = study.patched_table(errors)
+    assert table.prompts.tolist() == [10] * 4
+    assert table.columns.tolist()[3:] == [f"10 by {study.ROWS}", "10 by |f_AP|"]
+    assert table[f"10 by {study.ROWS}"][0].estimate == pytest.approx(0, abs=1e-9)
 
 
 def test_prices_of_the_rules():

@@ -39,6 +39,7 @@ __all__ = [
     "not_run",
     "p_value",
     "paired",
+    "places",
     "settings_of",
     "show",
     "show_claims",
@@ -154,6 +155,11 @@ def paired(
     return tests.assign(holm=holm(tests.p.to_numpy()))
 
 
+def places(size: np.ndarray) -> np.ndarray:
+    """Places along the last axis by some size, the largest in place 1; of equals the first."""
+    return np.argsort(np.argsort(-size, axis=-1, kind="stable"), axis=-1) + 1
+
+
 def p_value(p: float, n_resamples: int) -> str:
     """A p-value of a bootstrap as text, "p = 0.031", or "p ≤ 0.002" at the least that it can be."""
     floor = 2 / (n_resamples + 1)
@@ -188,9 +194,7 @@ class Table(Styler):
         return self.to_string(delimiter="  ")
 
 
-def show(
-    table: pd.DataFrame, digits: Mapping[str, str] | str = ".2f", caption: str = ""
-) -> Table:
+def show(table: pd.DataFrame, digits: Mapping[str, str] | str = ".2f", caption: str = "") -> Table:
     """A DataFrame as a notebook shows it, without its index; numbers stand to the right.
 
     Args:
@@ -223,9 +227,13 @@ def show(
             for v in table[name]
         )
     ]
-    styler = Table(table).hide(axis="index").format(
-        {name: (lambda value, name=name: text(name, value)) for name in table.columns},
-        escape="html",
+    styler = (
+        Table(table)
+        .hide(axis="index")
+        .format(
+            {name: (lambda value, name=name: text(name, value)) for name in table.columns},
+            escape="html",
+        )
     )
     styler.format_index(escape="html", axis=1)
     # A name that is drawn at random would be another in every run.

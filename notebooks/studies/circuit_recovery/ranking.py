@@ -19,22 +19,22 @@ from hvp_utils import Interval, kendall_tau, top_k_overlap
 from hvp_utils.stats import ndcg
 
 from .. import common
+from ..is_it_worth_it import N_PATCHED, ROWS, RULES, patched
 
 TASKS = {"ioi": "IOI", "greater_than_01": "Greater-Than"}
 KS = (5, 10, 15, 20, 26)
-N_PATCHED = 10
 
 _IG = "integrated_gradients:5:gausslegendre"
 
 
 def _screened(data: xr.Dataset) -> ndarray:
     """Attribution patching, with the ten largest by |f_AP| + r patched exactly (chapter 10)."""
-    estimate = data.attribution_patching.values.astype(float)
-    size = np.abs(estimate) + data["row_norms:2"].values / 2
-    chosen = np.argsort(-size, axis=1, kind="stable")[:, :N_PATCHED]
-    exact = np.take_along_axis(data.activation_patching.values.astype(float), chosen, 1)
-    np.put_along_axis(estimate, chosen, exact, 1)
-    return estimate
+    known = {
+        "f": data.activation_patching.values.astype(float),
+        "f_ap": data.attribution_patching.values.astype(float),
+        "r": data["row_norms:2"].values / 2,
+    }
+    return patched(known, RULES[ROWS].size(known), N_PATCHED)
 
 
 #: Every method by its short name: what it needs of a sweep, and how its scores are made from it.

@@ -5,6 +5,7 @@ prices, ``counts`` counts and times, ``sketches`` estimates all curvatures, ``ne
 ``together`` go beyond single heads, ``judged`` holds claims and targets.
 """
 
+from ..common import listed
 from .counts import (
     LABELS,
     at_scale,
@@ -31,6 +32,7 @@ from .figures import (
 from .fresh import (
     AP,
     N_PATCHED,
+    N_RESAMPLES,
     equal_price,
     fresh,
     in_settings,
@@ -48,7 +50,7 @@ from .front import (
     workflow,
     workflow_table,
 )
-from .judged import LARGE, RATE, claims, listed, price_ratios, targets
+from .judged import LARGE, RATE, claims, price_ratios, targets
 from .rules import (
     AIM,
     BOTH,
@@ -96,6 +98,7 @@ __all__ = [
     "LARGE",
     "NUMBERS",
     "N_PATCHED",
+    "N_RESAMPLES",
     "PRODUCTS",
     "RATE",
     "ROWS",

@@ -10,24 +10,35 @@ import pandas as pd
 
 from hvp_utils import Interval, bootstrap_ci, paired_bootstrap, top_k_relative_error
 
+from ..common import places
 from .counts import counted
 from .rules import FIRST, FOUND_ON, PROBES, ROWS, RULES, TASKS, Scored, patched, scored
 
 #: Twice the length of the list that is wanted.
 N_PATCHED = 10
 AP = "AP alone"
+N_RESAMPLES = 1000
 
 
 def fresh(
-    models: Sequence[str], n_prompts: int, n_fresh: int, store: str = "results", device=None
+    models: Sequence[str],
+    n_prompts: int,
+    n_fresh: int,
+    store: str = "results",
+    device=None,
+    products: Sequence[int] = (4,),
+    probes: Sequence[int] = PROBES,
 ) -> list[Scored]:
-    """Prompts after those that the rules were found on, and all prompts of the fourth task."""
+    """Prompts after those that the rules were found on, and all prompts of the fourth task.
+
+    ``products`` and ``probes`` are those of ``scored``.
+    """
     return scored(
         models,
         n_prompts + n_fresh,
         tuple(TASKS),
-        products=(4,),
-        probes=PROBES,
+        products=products,
+        probes=probes,
         far=False,
         skip=dict.fromkeys(FOUND_ON, n_prompts),
         store=store,
@@ -66,7 +77,7 @@ def in_settings(errors: pd.DataFrame, rule: str = ROWS, against: str = FIRST) ->
     rows = []
     for (model, task), part in errors.groupby(["model", "task"], sort=False):
         by_method = {m: group.error.to_numpy() for m, group in part.groupby("method", sort=False)}
-        test = paired_bootstrap(by_method[rule], by_method[against])
+        test = paired_bootstrap(by_method[rule], by_method[against], N_RESAMPLES)
         row = {"model": model, "task": TASKS.get(task, task), "prompts": len(by_method[rule])}
         row |= {method: bootstrap_ci(values) for method, values in by_method.items()}
         row |= {"difference": Interval(test.difference, test.low, test.high), "p": test.p_value}
@@ -88,7 +99,7 @@ def pooled(errors: pd.DataFrame, rule: str = ROWS) -> pd.DataFrame:
         row = {"method": method, "patches": int(patches[method]), "prompts": len(values)}
         row |= {"error": bootstrap_ci(values), "difference": "", "p": np.nan}
         if method != rule:
-            test = paired_bootstrap(by_method[rule], values)
+            test = paired_bootstrap(by_method[rule], values, N_RESAMPLES)
             row |= {"difference": Interval(test.difference, test.low, test.high), "p": test.p_value}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -123,8 +134,7 @@ def missed(runs: Sequence[Scored], rule: str = ROWS, m: int = N_PATCHED, k: int 
     found = {"heads": 0, "missed": 0, "prompts": 0, "hit": 0, "worst": 0.0}
     for run in runs:
         top = np.argsort(-np.abs(run["f"]), axis=1)[:, :k]
-        rank = np.argsort(np.argsort(-RULES[rule].size(run), 1, kind="stable"), 1)
-        beyond = np.take_along_axis(rank, top, 1) >= m
+        beyond = np.take_along_axis(places(RULES[rule].size(run)), top, 1) > m
         left = np.abs(run["f"] - run["f_ap"]) / np.ptp(run["f"], axis=1, keepdims=True)
         found["heads"] += top.size
         found["missed"] += int(beyond.sum())

@@ -11,6 +11,7 @@ import pandas as pd
 from hvp_utils import top_k_relative_error
 
 from .. import common
+from ..common import places
 from .counts import counted, of_rule, passes_in_runs
 from .rules import AIM, BOTH, FIRST, PRODUCTS, ROWS, RULES, TASKS, Scored, patched, ratio
 
@@ -170,7 +171,7 @@ def flags(run: Scored, q: np.ndarray, how: str) -> np.ndarray:
     if how == "R":
         return ratio(run, q) > TAU
     size = np.abs(run["f_ap"]) + np.abs(q)
-    return np.argsort(np.argsort(-size, 1, kind="stable"), 1) < N_LARGEST
+    return places(size) <= N_LARGEST
 
 
 def _fixed(run: Scored, key: str, source: str | None, steps) -> np.ndarray:

@@ -13,6 +13,7 @@ import pandas as pd
 from hvp_utils import Claim, verdict
 
 from .. import prices
+from ..common import listed
 from .counts import at_scale, counted, of_rule, passes_in_runs, rule_label
 from .fresh import N_PATCHED
 from .rules import BOTH, ROWS
@@ -22,11 +23,6 @@ LARGE = "llama-3.1-8b"
 #: Operations a second in float32, about what a recent data-centre GPU does.
 RATE = 4e13
 IG_10 = "integrated_gradients:10:midpoint"
-
-
-def listed(values: Mapping[str, float], form: str = ".1f", unit: str = "") -> str:
-    """One value for each model, as text."""
-    return " and ".join(f"{format(value, form)}{unit} ({name})" for name, value in values.items())
 
 
 def price_ratios(models: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -75,7 +71,7 @@ def claims(
             paper="stated; exact patching is not in the cost comparison",
             source="abstract, sections 1 and 4.2",
             here=(
-                f"HVP of every head takes {listed(over_exact)} times the operations of exact patching of every head; "
+                f"HVP of every head takes {listed(over_exact, '.1f')} times the operations of exact patching of every head; "
                 f"predicted for {LARGE}: {large['hvp'] / large['activation_patching']:.1f} times"
             ),
             verdict=verdict(max(over_exact.values()) < 1, min(over_exact.values()) < 1),
@@ -86,7 +82,7 @@ def claims(
             paper="GPU-hours against GPU-days for an 8B model (no number given in the text used here)",
             source="section 4.2",
             here=(
-                f"IG with 10 points costs {listed(ig)} times the operations of HVP; predicted for {LARGE}: "
+                f"IG with 10 points costs {listed(ig, '.1f')} times the operations of HVP; predicted for {LARGE}: "
                 f"{large[IG_10] / large['hvp']:.1f} times"
             ),
             verdict=verdict(min(ig.values()) >= 10, min(ig.values()) > 1),
@@ -97,7 +93,7 @@ def claims(
             paper="stated",
             source="section 4.3",
             here=(
-                f"a step elsewhere on the path costs {listed(step)} times the operations of the first one: "
+                f"a step elsewhere on the path costs {listed(step, '.1f')} times the operations of the first one: "
                 "there is no shared run to reuse"
             ),
             verdict=verdict(max(step.values()) < 1, min(step.values()) < 1),

@@ -16,6 +16,7 @@ from numpy import ndarray
 from hvp_utils import bootstrap_ci, top_k_relative_error
 
 from .. import common
+from ..common import places
 
 TASKS = {
     "ioi": "IOI",
@@ -203,11 +204,6 @@ def chosen_table(after: pd.DataFrame, numbers: Mapping[str, int], aim: float = A
             row[f"{m} by {rule}"] = f"{errors.mean():.2f} ({np.mean(errors < aim):.0%})"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def places(size: ndarray) -> ndarray:
-    """Places of components by some size, the largest of each prompt in place 1."""
-    return np.argsort(np.argsort(-size, axis=-1, kind="stable"), axis=-1) + 1
 
 
 def rescued(run: Scored, k: int = 5) -> pd.DataFrame:

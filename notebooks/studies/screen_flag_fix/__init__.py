@@ -18,7 +18,6 @@ from .effects import (
     effects,
     flagged_by,
     load,
-    place,
     pooled,
     repaired,
     still_off,
@@ -41,15 +40,7 @@ from .operating import (
     what_fixes_leave,
 )
 from .price import CHOSEN, STRATEGIES, costs, of_methods, percent, price_of, priced, screen_passes
-from .recommended import (
-    FRESH_TASKS,
-    PATCHES,
-    close_call,
-    load_fresh,
-    patched_errors,
-    patched_table,
-    rule_prices,
-)
+from .recommended import PATCHES, close_call, patched_errors, patched_table, rule_prices
 from .shares import (
     PAPER_SHARE,
     at_share,
@@ -68,7 +59,6 @@ __all__ = [
     "ALL_HEADS",
     "CHOSEN",
     "FIXES",
-    "FRESH_TASKS",
     "MEASURES",
     "ORACLE",
     "PAPER_SHARE",
@@ -99,7 +89,6 @@ __all__ = [
     "guarantee_table",
     "heads_of",
     "load",
-    "load_fresh",
     "median_cuts",
     "needed",
     "numbers",
@@ -111,7 +100,6 @@ __all__ = [
     "patched_table",
     "percent",
     "percentages",
-    "place",
     "pooled",
     "price_figure",
     "price_of",

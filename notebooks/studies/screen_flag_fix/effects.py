@@ -170,14 +170,9 @@ RULES: dict[str, Callable[[Effects], Array]] = {
 }
 
 
-def place(score: Array) -> ndarray:
-    """Place of each head in its prompt, 0 for the highest score."""
-    return np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1)
-
-
 def flagged_by(one: Effects, rule: str, k: int) -> Bool[ndarray, "prompt head"]:
     """The k heads of each prompt that a rule puts first."""
-    return place(RULES[rule](one)) < k
+    return common.places(RULES[rule](one)) <= k
 
 
 def repaired(one: Effects, flagged: Bool[ndarray, "prompt head"] | bool, fix: str) -> Array:

@@ -11,7 +11,8 @@ from numpy import ndarray
 
 from hvp_utils import Interval, bootstrap_ci
 
-from .effects import FIXES, MEASURES, ORACLE, RULES, TAUS, Effects, by_model, place, pooled, top_5
+from ..common import places
+from .effects import FIXES, MEASURES, ORACLE, RULES, TAUS, Effects, by_model, pooled, top_5
 
 
 def numbers(n: int) -> Int[ndarray, " m"]:
@@ -39,10 +40,10 @@ def operating(
             score = RULES[rule](one)
             if rule == ORACLE and measure == "off by > 10 %":
                 score = one.error / np.abs(one.f_ap)
-            places = place(score)
+            place = places(score)
             for fix in fixes:
                 for k in numbers(one.n):
-                    left = MEASURES[measure](one, places < k, fix)
+                    left = MEASURES[measure](one, place <= k, fix)
                     part = {"model": one.model, "task": one.task, "prompt": np.arange(len(left))}
                     part |= {"rule": rule, "fix": fix, "fixed": k, "share": 100 * k / one.n}
                     parts.append(pd.DataFrame(part | {"left": left}))

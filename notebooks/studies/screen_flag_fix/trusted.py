@@ -9,7 +9,8 @@ import pandas as pd
 
 from hvp_utils import bootstrap_ci
 
-from .effects import TASKS, TAU, Effects, place
+from ..common import places
+from .effects import TASKS, TAU, Effects
 
 
 def on_trusted(found: Sequence[Effects], tau: float = TAU) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def on_trusted(found: Sequence[Effects], tau: float = TAU) -> pd.DataFrame:
         trusted = one.R <= tau
         left = one.error * trusted
         total = left.sum(1)
-        top = place(np.abs(one.f)) < 5
+        top = places(np.abs(one.f)) <= 5
         row = {"model": one.model, "task": TASKS.get(one.task, one.task)}
         row["left"] = bootstrap_ci(100 * total / one.error.sum(1))
         row["five_worst"] = 100 * (np.sort(left, axis=1)[:, -5:].sum(1) / total).mean()
