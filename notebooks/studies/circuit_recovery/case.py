@@ -11,6 +11,7 @@ import torch
 
 from hvp_utils import Interval, PatchedMetric, PromptPair, bootstrap_ci, reliability_score
 
+from .. import common
 from .ranking import Scores
 
 
@@ -22,9 +23,8 @@ def places(one: Scores, k: int = 10) -> pd.DataFrame:
         methods, ``place of M`` for the truth and each method M, lost (places that attribution
         patching puts it too low), and R of the means.
     """
-    order = {m: np.argsort(-np.abs(one.mean(m)), kind="stable") for m in one.values}
-    place = {m: np.argsort(o, kind="stable") + 1 for m, o in order.items()}
-    chosen = order["truth"][:k]
+    place = {m: common.places(np.abs(one.mean(m))) for m in one.values}
+    chosen = np.argsort(place["truth"])[:k]
     table = pd.DataFrame({"component": np.array(one.labels)[chosen]})
     for method in one.values:
         table[method] = one.mean(method)[chosen]
