@@ -54,7 +54,7 @@ def test_a_few_components_are_all_patched(arch):
 def test_many_components_are_screened(arch, components, monkeypatch):
     monkeypatch.setattr(top, "FEW", 1)
     monkeypatch.setattr(top, "_prices", lambda M: {"gradient": 0.5, "gradient_row": 0.25})
-    M = PatchedMetric(tiny_model(arch).double(), tiny_pair(), components)
+    M = PatchedMetric(tiny_model(arch), tiny_pair(), components)
     found = top_effects(M, 3)
     names, effects = brute_force(M, 3, 6)
     assert found.component.tolist() == names
@@ -90,7 +90,7 @@ def test_where_a_screen_saves_nothing_all_are_patched(monkeypatch):
 
 
 def test_fewer_patches_than_effects_leave_estimates():
-    M = PatchedMetric(tiny_model("gpt2").double(), tiny_pair())
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
     found = top_effects(M, 4, n_patched=2)
     size = row_screen(M).size.argsort(descending=True)
     expected = attribution_patching(M)
@@ -171,6 +171,6 @@ def test_half_a_prompt_is_refused():
 
 
 def test_half_precision_is_refused():
-    M = PatchedMetric(tiny_model("llama").to(torch.bfloat16), tiny_pair())
+    M = PatchedMetric(tiny_model("llama", torch.bfloat16), tiny_pair())
     with pytest.raises(TypeError, match="float32"):
         top_effects(M, 2, 4)
