@@ -240,10 +240,22 @@ Markdown(
 # ## Exercises
 #
 # 1. *(easy, 5 minutes)* Run the chapter in the other direction, `direction="noising"`. Does attribution patching err on the same heads?
-#    <details><summary>Hint</summary>Only the base run changes. Compare the slopes at the two ends of the curve: noising takes its tangent where
-#    denoising ends.</details>
+#    <details><summary>Hint</summary>
+#
+#    Only the base run changes. Compare the slopes at the two ends of the curve: noising takes its tangent where
+#    denoising ends.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* Average the tangents of both ends, $\tfrac12\,(g'(0) + g'(1))$. How does the top-5 relative error
 #    (`top_k_relative_error`) compare with HVP's? What does it cost?
-#    <details><summary>Hint</summary>`M.along_axes(1.0, order=1).slope` gives $g'(1)$ for every head. Unlike $g'(0)$, it takes a run for each.</details>
+#    <details><summary>Hint</summary>
+#
+#    `M.along_axes(1.0, order=1).slope` gives $g'(1)$ for every head. Unlike $g'(0)$, it takes a run for each.
+#
+#    </details>
 # 3. *(medium, 20 minutes)* Find a head for which HVP is worse than attribution patching, draw its curve, and say in a sentence what the curve does.
-#    <details><summary>Hint</summary>Sort by `(second_order - truth).abs() - (estimate - truth).abs()`, and look where the curvature changes sign.</details>
+#    <details><summary>Hint</summary>
+#
+#    Sort by `(second_order - truth).abs() - (estimate - truth).abs()`, and look where the curvature changes sign.
+#
+#    </details>

@@ -175,11 +175,23 @@ _ = first_steps.size_figure(first_steps.by_size(parts), title)
 # ## Exercises
 #
 # 1. *(easy, 5 minutes)* Repeat the scaling figure with `direction="noising"`. Which slopes do you expect, and do you see them?
-#    <details><summary>Hint</summary>Smoothness does not depend on the direction; only the constants change.</details>
+#    <details><summary>Hint</summary>
+#
+#    Smoothness does not depend on the direction; only the constants change.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* The remainder starts with $g'''(0)/6$. Estimate $g'''(0)$ for the five heads from two curvatures close to 0, and add it to HVP. Does
 #    their error get smaller?
-#    <details><summary>Hint</summary>`(M.along_axes(h).curvature - M.along_axes(-h).curvature) / (2 * h)`. The paper finds that a third-order expansion fails where
-#    MS-HVP does not.</details>
+#    <details><summary>Hint</summary>
+#
+#    `(M.along_axes(h).curvature - M.along_axes(-h).curvature) / (2 * h)`. The paper finds that a third-order expansion fails where
+#    MS-HVP does not.
+#
+#    </details>
 # 3. *(hard, 30 minutes)* For each head, find the largest $s$ for which the corrected error is below 1 % of the uncorrected one. How does it relate to the norm
 #    of the patch, `M.delta_norm`?
-#    <details><summary>Hint</summary>Bisect on `t` for all heads together: `along_axes` takes one `t` per component.</details>
+#    <details><summary>Hint</summary>
+#
+#    Bisect on `t` for all heads together: `along_axes` takes one `t` per component.
+#
+#    </details>

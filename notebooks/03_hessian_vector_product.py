@@ -215,8 +215,20 @@ Markdown(f""":::{{admonition}} The answer
 # ## Exercises
 #
 # 1. *(easy, 5 minutes)* Use *one-sided* differences, $(\nabla M(\varepsilon v) - \nabla M(0))/\varepsilon$. How do the two slopes of the first figure change?
-#    <details><summary>Hint</summary>The truncation error is now of first order in the step.</details>
+#    <details><summary>Hint</summary>
+#
+#    The truncation error is now of first order in the step.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* $Hv$ for $v = (1, \dots, 1)$ costs a single product. Which number does it hold for each head? Compare it with the diagonal.
-#    <details><summary>Hint</summary>It is the sum of a row: the head's own curvature and all its interactions.</details>
+#    <details><summary>Hint</summary>
+#
+#    It is the sum of a row: the head's own curvature and all its interactions.
+#
+#    </details>
 # 3. *(hard, 30 minutes)* Third derivatives: add another backward pass and get $g'''(0)$ for one head. Check it against the difference of two curvatures in float64. What does it cost?
-#    <details><summary>Hint</summary>`create_graph=True` once more, on `M(t * v)` for a scalar `t`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `create_graph=True` once more, on `M(t * v)` for a scalar `t`.
+#
+#    </details>

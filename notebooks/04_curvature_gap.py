@@ -274,14 +274,30 @@ What does pay is the subject of [chapter 10](10_is_it_worth_it.ipynb).""")
 # ## Exercises
 #
 # 1. *(easy, 10 minutes)* For which head and prompt do the six kinds cancel most? Print its parts.
-#    <details><summary>Hint</summary>`one = heads[heads.followed]`; compare `one[[*NONLINEARITIES]].abs().sum(axis=1)` with `one.q.abs()`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `one = heads[heads.followed]`; compare `one[[*NONLINEARITIES]].abs().sum(axis=1)` with `one.q.abs()`.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* The metric, and with it the output, is yours to choose. Take the logit difference in place of log p. What becomes of the output's part, and of AP's error?
 #    Predict, then measure.
-#    <details><summary>Solution</summary>`curvature_gap.by_metric({model_name: model}, reference_pair())`. The part is 0: no log-softmax is left. The error need not follow, since every
-#    gradient changes too.</details>
+#    <details><summary>Solution</summary>
+#
+#    `curvature_gap.by_metric({model_name: model}, reference_pair())`. The part is 0: no log-softmax is left. The error need not follow, since every
+#    gradient changes too.
+#
+#    </details>
 # 3. *(medium, 20 minutes)* Neurons *after* the activation function have no local curvature. Predict how much smaller the score
 #    $|q| / |f_\mathrm{AP}|$ gets, then measure it with `"neurons_post:24"` on the reference pair.
-#    <details><summary>Hint</summary>The same neurons are drawn for `"neurons_pre:24"`. Compare medians, and the downstream share above.</details>
+#    <details><summary>Hint</summary>
+#
+#    The same neurons are drawn for `"neurons_pre:24"`. Compare medians, and the downstream share above.
+#
+#    </details>
 # 4. *(hard, 40 minutes)* RelP and GIM ([chapter 8](08_baselines.ipynb)) change slopes. Is what RelP changes for a head related to what its norms contribute to $q$?
-#    <details><summary>Hint</summary>`from hvp_utils import attribution_patching, relp`; compare `relp(M) - attribution_patching(M)` with
-#    `quadratic_term(M) - quadratic_without(M, "norms")`, as a scatter plot and as a rank correlation.</details>
+#    <details><summary>Hint</summary>
+#
+#    `from hvp_utils import attribution_patching, relp`; compare `relp(M) - attribution_patching(M)` with
+#    `quadratic_term(M) - quadratic_without(M, "norms")`, as a scatter plot and as a rank correlation.
+#
+#    </details>

@@ -215,14 +215,30 @@ common.show(counted[["method", "runs", "percent"]], ".3g", f"{model_name}, refer
 #
 # 1. *(easy, 10 minutes)* How low must the threshold be so that at most 1 % of the heads below it, among those that
 #    matter, are off by more than 10 %? How many are left?
-#    <details><summary>Hint</summary>Take `run = runs[0]` and sort `run.R` and `run.bad`, both flattened, by `run.R`. Then take the
-#    running mean.</details>
+#    <details><summary>Hint</summary>
+#
+#    Take `run = runs[0]` and sort `run.R` and `run.bad`, both flattened, by `run.R`. Then take the
+#    running mean.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* Find heads with $|f - f_\mathrm{AP}|$ above 0.1 nats on IOI. Is $|q|$ a better guide than $R$?
-#    <details><summary>Solution</summary>`import numpy as np`, `from hvp_utils import Auroc`, `run = runs[0]`; then `Auroc(np.abs(run.q), run.E > 0.1).interval()`, and the same with
-#    `run.R`. An absolute question wants an absolute answer.</details>
+#    <details><summary>Solution</summary>
+#
+#    `import numpy as np`, `from hvp_utils import Auroc`, `run = runs[0]`; then `Auroc(np.abs(run.q), run.E > 0.1).interval()`, and the same with
+#    `run.R`. An absolute question wants an absolute answer.
+#
+#    </details>
 # 3. *(medium, 15 minutes)* Draw a curve with $R = 1$ on which AP is exact.
-#    <details><summary>Solution</summary>$g(t) = t + t^2 - t^3$: slope 1, $q = 1$, and the remainder takes it back.</details>
+#    <details><summary>Solution</summary>
+#
+#    $g(t) = t + t^2 - t^3$: slope 1, $q = 1$, and the remainder takes it back.
+#
+#    </details>
 # 4. *(hard, 30 minutes)* Build a score that catches the head of the last figure: add the curvature at $t = 1/2$. What does it
 #    cost next to patching the head?
-#    <details><summary>Hint</summary>`M.along_axes(0.5).curvature`. Two curvatures give a third derivative, and with it an estimate of the
-#    remainder.</details>
+#    <details><summary>Hint</summary>
+#
+#    `M.along_axes(0.5).curvature`. Two curvatures give a third derivative, and with it an estimate of the
+#    remainder.
+#
+#    </details>

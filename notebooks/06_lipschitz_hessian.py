@@ -252,16 +252,32 @@ _ = study.layers_figure(
 # ## Exercises
 #
 # 1. *(easy, 10 minutes)* Estimate $L_H$ of `heads` from five points instead of three. By how much does it grow? Can it shrink?
-#    <details><summary>Hint</summary>`hessian_lipschitz(M, points=(0, 0.25, 0.5, 0.75, 1), components=heads)`. The three old
-#    points are among the five, so their pairs are too: it cannot shrink.</details>
+#    <details><summary>Hint</summary>
+#
+#    `hessian_lipschitz(M, points=(0, 0.25, 0.5, 0.75, 1), components=heads)`. The three old
+#    points are among the five, so their pairs are too: it cannot shrink.
+#
+#    </details>
 # 2. *(medium, 20 minutes)* Along $\delta$ alone the same products give a tighter constant, $\Lambda/6$ in `study.ratios(measured)`. It
 #    fails for some heads. Which safety factor makes it hold for 90 % of them, and is it then still tighter than the bound?
-#    <details><summary>Hint</summary>The factor is the 90 % quantile of `1 / ratio`. Compare medians afterwards. What would
-#    you need for 99 %?</details>
+#    <details><summary>Hint</summary>
+#
+#    The factor is the 90 % quantile of `1 / ratio`. Compare medians afterwards. What would
+#    you need for 99 %?
+#
+#    </details>
 # 3. *(medium, 20 minutes)* Draw the path of another head of `measured[model_name].label`. Find one where a fourth probe would change
 #    the bound.
-#    <details><summary>Hint</summary>`study.path(M, label)` and `study.path_figure`; look for a curvature that turns.</details>
+#    <details><summary>Hint</summary>
+#
+#    `study.path(M, label)` and `study.path_figure`; look for a curvature that turns.
+#
+#    </details>
 # 4. *(hard, 40 minutes)* Is $1/r^3$ the doing of the norm? Patch `"resid"` instead of heads in the second model. Which length
 #    should count now, and what is the exponent?
-#    <details><summary>Hint</summary>`PatchedMetric(load_model(second_model), reference_pair(), "resid")`, then `hessian_lipschitz`, and
-#    the slope of its logarithm against that of the stream's length. Which norm does the stream meet first?</details>
+#    <details><summary>Hint</summary>
+#
+#    `PatchedMetric(load_model(second_model), reference_pair(), "resid")`, then `hessian_lipschitz`, and
+#    the slope of its logarithm against that of the stream's length. Which norm does the stream meet first?
+#
+#    </details>

@@ -222,13 +222,29 @@ common.show(
 #
 # 1. *(easy, 10 minutes)* Take only the slope, at the *middle* of each piece. How does the error compare, at the same $K$ and at the
 #    same price?
-#    <details><summary>Hint</summary>`M.along_axes((k + 0.5) / K, order=1, components=top).slope / K`, summed over `k`. Expand the error as the
-#    theory page does; the constant has a 24 in it.</details>
+#    <details><summary>Hint</summary>
+#
+#    `M.along_axes((k + 0.5) / K, order=1, components=top).slope / K`, summed over `k`. Expand the error as the
+#    theory page does; the constant has a 24 in it.
+#
+#    </details>
 # 2. *(easy, 10 minutes)* For a cubic $g(t) = at + bt^2 + ct^3$, how large is the error of $K$ steps, exactly?
-#    <details><summary>Solution</summary>$g''(1) - g''(0) = 6c$, so $c/K^2$. For a cubic the prediction is exact.</details>
+#    <details><summary>Solution</summary>
+#
+#    $g''(1) - g''(0) = 6c$, so $c/K^2$. For a cubic the prediction is exact.
+#
+#    </details>
 # 3. *(medium, 15 minutes)* Find, on factual-swap prompts, a head for which AP has the wrong *sign*. What do one and five steps say?
-#    <details><summary>Hint</summary>`data = sweeps[model_name, "factual_swap"]`; compare the signs of `data.attribution_patching` and
-#    `data.activation_patching`, among effects of at least 0.1 nats.</details>
+#    <details><summary>Hint</summary>
+#
+#    `data = sweeps[model_name, "factual_swap"]`; compare the signs of `data.attribution_patching` and
+#    `data.activation_patching`, among effects of at least 0.1 nats.
+#
+#    </details>
 # 4. *(hard, 30 minutes)* Steps of equal length waste effort where the curve is straight. Choose the next step from the change of the curvature over
 #    the last one, and reach the accuracy of $K = 5$ with fewer.
-#    <details><summary>Hint</summary>`along_axes` takes a `t` for each component, so every head can have steps of its own.</details>
+#    <details><summary>Hint</summary>
+#
+#    `along_axes` takes a `t` for each component, so every head can have steps of its own.
+#
+#    </details>

@@ -268,14 +268,30 @@ Markdown(f"""* **HVP** does not lower the error significantly in {len(stuck)} of
 # ## Exercises
 #
 # 1. *(easy, 10 minutes)* Estimate the effects of all heads from *one* slope, at $t = 1/2$. What error does the table of rules predict, compared with HVP? What do you find?
-#    <details><summary>Hint</summary>`integrated_gradients(M, 1, "midpoint")`. The midpoint rule with $n = 1$ and MS-HVP with $K = 1$ differ by a factor of four, if one step is
-#    short enough for the leading term to lead.</details>
+#    <details><summary>Hint</summary>
+#
+#    `integrated_gradients(M, 1, "midpoint")`. The midpoint rule with $n = 1$ and MS-HVP with $K = 1$ differ by a factor of four, if one step is
+#    short enough for the leading term to lead.
+#
+#    </details>
 # 2. *(easy, 10 minutes)* `finite_difference_hvp(M, step=0.01)` is HVP up to rounding. What is it with `step=1.0`? Prove it, then check it.
-#    <details><summary>Solution</summary>$g'(0) + \tfrac12 (g'(1) - g'(0)) = \tfrac12 (g'(0) + g'(1))$, the trapezoid with two points:
-#    `integrated_gradients(M, 2, "trapezoid")`.</details>
+#    <details><summary>Solution</summary>
+#
+#    g′(0) + (g′(1) − g′(0)) / 2 = (g′(0) + g′(1)) / 2, the trapezoid with two points:
+#    `integrated_gradients(M, 2, "trapezoid")`.
+#
+#    </details>
 # 3. *(medium, 15 minutes)* The leading error of MS-HVP is known up to one number, and two values of $K$ give it away. Combine $K$ = 5 and $K$ = 10 so that the term in $1/K^2$ cancels.
 #    Is it better than five Gauss–Legendre points?
-#    <details><summary>Hint</summary>$(4 f_{10} - f_5) / 3$, from `sweeps[model_name, "ioi"]`. The next term goes as $1/K^3$.</details>
+#    <details><summary>Hint</summary>
+#
+#    $(4 f_{10} - f_5) / 3$, from `sweeps[model_name, "ioi"]`. The next term goes as $1/K^3$.
+#
+#    </details>
 # 4. *(hard, 30 minutes)* Repair Integrated Hessians: replace the weight by the needed one, with five points of a rule of your choice. Compare with five slopes at the same points. When is it
 #    better to measure curvatures than slopes?
-#    <details><summary>Hint</summary>`M.along_axes(t, 2, components)` gives both. The weight $1 - s$ is smooth, so Gauss–Legendre suits it.</details>
+#    <details><summary>Hint</summary>
+#
+#    `M.along_axes(t, 2, components)` gives both. The weight $1 - s$ is smooth, so Gauss–Legendre suits it.
+#
+#    </details>

@@ -247,16 +247,32 @@ Markdown(f"""* **A small score is no guarantee.** With every head above τ = {ta
 #
 # 1. *(easy, 10 minutes)* You may spend 50 runs on one IOI prompt, gradients included. How small does the mean top-5 error get,
 #    and by which rule?
-#    <details><summary>Hint</summary>`costs.gradient` and `2 * costs.gradient_row` are the prices of the screens; the rest are
-#    patches. `one = followed[0]`, then `study.top_5(one, study.flagged_by(one, "|f_AP|", k), "exact").mean()`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `costs.gradient` and `2 * costs.gradient_row` are the prices of the screens; the rest are
+#    patches. `one = followed[0]`, then `study.top_5(one, study.flagged_by(one, "|f_AP|", k), "exact").mean()`.
+#
+#    </details>
 # 2. *(easy, 10 minutes)* Ask for twenty: `top_effects(M, 20)`. Which of them are doubtful, and does patching more change the list?
-#    <details><summary>Hint</summary>`top_effects(M, 20, n_patched=80)`. Compare with `heads.nsmallest(20, "place_f")`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `top_effects(M, 20, n_patched=80)`. Compare with `heads.nsmallest(20, "place_f")`.
+#
+#    </details>
 # 3. *(medium, 20 minutes)* Size and score err on different heads. Flag a head if its estimate is among the $k$ largest *or* its
 #    $R$ exceeds $\tau$. Does that beat both rules at the same number of flagged heads, on both aims?
-#    <details><summary>Hint</summary>Pairs of $k$ and $\tau$ give many points; keep those that no other beats in both share and
-#    error. The measures are `study.top_5` and `study.still_off`.</details>
+#    <details><summary>Hint</summary>
+#
+#    Pairs of k and τ give many points; keep those that no other beats in both share and
+#    error. The measures are `study.top_5` and `study.still_off`.
+#
+#    </details>
 # 4. *(hard, 40 minutes)* One product of the Hessian with the vector of ones, `M.hvp(torch.ones(M.n))`, costs far less than a
 #    curvature for each head. Half of it, in place of $q$, gives a cheap score. How well does it rank the true errors of the
 #    pair, and why not better?
-#    <details><summary>Hint</summary>Entry $c$ of the product is $g_c''(0)$ plus the interactions of $c$ with all other heads.
-#    Compare the sizes of the two parts.</details>
+#    <details><summary>Hint</summary>
+#
+#    Entry $c$ of the product is $g_c''(0)$ plus the interactions of $c$ with all other heads.
+#    Compare the sizes of the two parts.
+#
+#    </details>

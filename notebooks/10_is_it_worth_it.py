@@ -269,17 +269,33 @@ Markdown(f"""* **It can miss.** {worst}. The worst error on one of them is {gap[
 #
 # 1. *(easy, 10 minutes)* Use `study.counted` to find how many heads a model needs before three gradients and ten patches cost less
 #    than a tenth of patching all.
-#    <details><summary>Solution</summary>`study.counted(name, ["row_norms:2"]).runs` is about eleven for every model in `hvp_utils.MODELS`.
-#    Twenty-one runs are a tenth of 210 heads.</details>
+#    <details><summary>Solution</summary>
+#
+#    `study.counted(name, ["row_norms:2"]).runs` is about eleven for every model in `hvp_utils.MODELS`.
+#    Twenty-one runs are a tenth of 210 heads.
+#
+#    </details>
 # 2. *(easy, 15 minutes)* Sort by $|f_\mathrm{AP} + q|$, the size of the HVP estimate, instead of $|f_\mathrm{AP}| + |q|$. Which is
 #    better at ten patches, and why?
-#    <details><summary>Hint</summary>`run = known[0]`, then `study.patched(run, size, 10)` takes any size, and `run["q"]` is exact. Look for
-#    heads whose two terms cancel.</details>
+#    <details><summary>Hint</summary>
+#
+#    `run = known[0]`, then `study.patched(run, size, 10)` takes any size, and `run["q"]` is exact. Look for
+#    heads whose two terms cancel.
+#
+#    </details>
 # 3. *(medium, 30 minutes)* Shake four times, then sixteen. Does the error on the fresh prompts fall, and is it worth the
 #    gradients?
-#    <details><summary>Hint</summary>`study.second_terms(fresh)` has the errors; `study.counted` has the price of `"row_norms:16"`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `study.second_terms(fresh)` has the errors; `study.counted` has the price of `"row_norms:16"`.
+#
+#    </details>
 # 4. *(hard, 60 minutes)* The interaction of two heads is the mean of the mixed derivative over a square. Estimate it by the value in
 #    the middle, the Hessian at $\tfrac12(e_i + e_j)$. How far does the correlation with the measured interactions rise, and
 #    what do 45 pairs cost?
-#    <details><summary>Hint</summary>`M.hessian_matvec(e_i[:, None], alpha)` takes the point. Each pair has a point of its own: a gradient
-#    and a product.</details>
+#    <details><summary>Hint</summary>
+#
+#    `M.hessian_matvec(e_i[:, None], alpha)` takes the point. Each pair has a point of its own: a gradient
+#    and a product.
+#
+#    </details>

@@ -265,17 +265,33 @@ in {(better < -0.005).sum()}. {least} has the least overlap; {nearest} is neares
 #
 # 1. *(easy, 10 minutes)* Overlap punishes a swap of two heads that are all but equal. Measure instead the share of $\sum |f|$
 #    over the true top ten that AP's ten carry. Is the loss on IOI larger or smaller than overlap says?
-#    <details><summary>Solution</summary>`f = np.abs(ioi.mean("truth"))`, then
+#    <details><summary>Solution</summary>
+#
+#    `f = np.abs(ioi.mean("truth"))`, then
 #    `f[circuit_recovery.top(ioi.mean("AP"), 10)].sum() / f[circuit_recovery.top(f, 10)].sum()`. Swaps near the boundary weigh
-#    little; the lost head weighs what it does.</details>
+#    little; the lost head weighs what it does.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* Rank by the mean of $|f|$ instead of the size of the mean of $f$, for truth and AP. Where does AP put the lost head now?
-#    <details><summary>Hint</summary>`np.abs(ioi.values["AP"]).mean(0)`. Signs cannot cancel any more; the slow start stays.</details>
+#    <details><summary>Hint</summary>
+#
+#    `np.abs(ioi.values["AP"]).mean(0)`. Signs cannot cancel any more; the slow start stays.
+#
+#    </details>
 # 3. *(medium, 20 minutes)* Take AP's circuit of the figure's worst case, and swap its last head for one that only the better
 #    circuit has. How much of the difference in faithfulness is that one head?
-#    <details><summary>Hint</summary>`from hvp_utils import make_prompts` and `from hvp_utils.circuits import faithfulness`. Then
+#    <details><summary>Hint</summary>
+#
+#    `from hvp_utils import make_prompts` and `from hvp_utils.circuits import faithfulness`. Then
 #    `other = load_model(pair["model"])`, `pairs = make_prompts(pair["task"], other, n_kept)`,
 #    `M = PatchedMetric(other, pairs, direction="noising")`, and `faithfulness(M, masks).faithfulness()` with truth values
-#    `[circuit, head]`.</details>
+#    `[circuit, head]`.
+#
+#    </details>
 # 4. *(hard, 40 minutes)* Estimate the effects in the direction that circuits are run in: `hvp_utils.sweep(model_name, "ioi", direction="noising")`. Do the
 #    true top ten change, and are they more faithful?
-#    <details><summary>Hint</summary>A head that backs up another shows in one direction only.</details>
+#    <details><summary>Hint</summary>
+#
+#    A head that backs up another shows in one direction only.
+#
+#    </details>

@@ -227,15 +227,31 @@ common.show(
 #
 # 1. *(easy, 10 minutes)* Rank by magnitude instead of sign: `study.by_size(M, rankings, (30, 100, 300, 1000), signed=False)`. What happens to
 #    values above 1, and why?
-#    <details><summary>Solution</summary>Edges that work against the answer are kept, so the circuit comes closer to the model, and needs
-#    more edges for it.</details>
+#    <details><summary>Solution</summary>
+#
+#    Edges that work against the answer are kept, so the circuit comes closer to the model, and needs
+#    more edges for it.
+#
+#    </details>
 # 2. *(medium, 15 minutes)* Cut the circuit with `Circuit.greedy` instead of `Circuit.top`. For which sizes does it help most?
-#    <details><summary>Hint</summary>Look at `len(circuit.pruned())`: how many of the best 30 edges lie on a path at all?</details>
+#    <details><summary>Hint</summary>
+#
+#    Look at `len(circuit.pruned())`: how many of the best 30 edges lie on a path at all?
+#
+#    </details>
 # 3. *(medium, 20 minutes)* How many edges do the circuits of EAP and EAP-IG of 1,000 edges share? Run what is in both, and what is only in
 #    one.
-#    <details><summary>Hint</summary>`a & b`, `a - b`, and `hvp_utils.circuits.overlap`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `a & b`, `a - b`, and `hvp_utils.circuits.overlap`.
+#
+#    </details>
 # 4. *(hard, 30 minutes)* Take the gradient at the empty circuit, `M.gradient(torch.ones(M.n))`. Which edges have a slope that is not 0? Why
 #    can no circuit be read off it?
-#    <details><summary>Solution</summary>None, but for rounding. A writer that hears nothing but corrupted inputs has nothing clean to pass on, and what hears something
+#    <details><summary>Solution</summary>
+#
+#    None, but for rounding. A writer that hears nothing but corrupted inputs has nothing clean to pass on, and what hears something
 #    clean is not heard itself: no edge alone brings anything back. Circuits are made of paths ([theory](../book/theory.md), Proposition
-#    "No edge alone brings anything back").</details>
+#    "No edge alone brings anything back").
+#
+#    </details>

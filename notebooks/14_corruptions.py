@@ -257,20 +257,36 @@ after Holm's correction {surely[0]} and {surely[1]}). Zero ablation is the harde
 #
 # 1. *(easy, 10 minutes)* Reductions here are ratios of means. Take instead the reduction of each prompt, and of those the
 #    median, as the paper does in its main tables. Which settings of the top 5 change sign?
-#    <details><summary>Solution</summary>`wide = errors[errors.measure == "top 5"].pivot(index=["model", "task", "prompt"],
+#    <details><summary>Solution</summary>
+#
+#    `wide = errors[errors.measure == "top 5"].pivot(index=["model", "task", "prompt"],
 #    columns="method", values="error")`, then `(1 - wide.HVP / wide.AP).groupby(["model", "task"]).median()`, beside
-#    `top.reduction`.</details>
+#    `top.reduction`.
+#
+#    </details>
 # 2. *(medium, 20 minutes)* Where between the median head and the five largest does the correction stop helping? Plot the
 #    share of heads that HVP brings closer to the truth against the rank of their true effect, for name swaps and for zero
 #    ablation.
-#    <details><summary>Hint</summary>Sort `abs(f)` of each prompt of `sweeps[model_name, "ioi_zero"]` in descending order, and
-#    average `abs(f - hvp) < abs(f - ap)` over prompts.</details>
+#    <details><summary>Hint</summary>
+#
+#    Sort `abs(f)` of each prompt of `sweeps[model_name, "ioi_zero"]` in descending order, and
+#    average `abs(f - hvp) < abs(f - ap)` over prompts.
+#
+#    </details>
 # 3. *(medium, 20 minutes)* How many heads must `top_effects` patch before it finds all five under zero ablation?
-#    <details><summary>Hint</summary>`M = study.metric_of(model, "ioi_zero")` and `top_effects(M, 5, n_patched=n)` for growing n;
-#    `attrs["doubtful"]` says when it feels safe.</details>
+#    <details><summary>Hint</summary>
+#
+#    `M = study.metric_of(model, "ioi_zero")` and `top_effects(M, 5, n_patched=n)` for growing n;
+#    `attrs["doubtful"]` says when it feels safe.
+#
+#    </details>
 # 4. *(hard, 40 minutes)* Mean ablation replaces a head's output by its average over prompts, and is often preferred to
 #    zero. How long are its patches next to those of zero ablation, and does HVP help?
-#    <details><summary>Hint</summary>Start from `PatchedMetric(model, replace(pair, corrupted=None), direction="noising")`
+#    <details><summary>Hint</summary>
+#
+#    Start from `PatchedMetric(model, replace(pair, corrupted=None), direction="noising")`
 #    with pairs of `ioi_one_template` and `dataclasses.replace`. Its `deltas` are minus the activations, a tensor for each
 #    layer; add the mean of the activations at the same place over the prompts to every one of them, and take the new
-#    lengths from them.</details>
+#    lengths from them.
+#
+#    </details>

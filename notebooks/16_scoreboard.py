@@ -151,9 +151,21 @@ that claim something.
 #
 # 1. *(easy, 10 minutes)* Find a claim with the verdict "holds partly" whose rule you think too strict. Write a better one, and say
 #    which way the verdict goes.
-#    <details><summary>Hint</summary>`claims[claims.verdict == "holds partly"][["claim", "here", "rule"]]`.</details>
+#    <details><summary>Hint</summary>
+#
+#    `claims[claims.verdict == "holds partly"][["claim", "here", "rule"]]`.
+#
+#    </details>
 # 2. *(medium, 20 minutes)* How many claims would change if "both models" became "the mean of both models"? Take chapter 8 and read
 #    the numbers in the column `here`.
-#    <details><summary>Hint</summary>Most "partly" verdicts are of this kind. A mean hides the model on which a method does harm.</details>
+#    <details><summary>Hint</summary>
+#
+#    Most "partly" verdicts are of this kind. A mean hides the model on which a method does harm.
+#
+#    </details>
 # 3. *(hard, 60 minutes)* Run the rows of one chapter on GPT-2, the model of the paper's Table 15. Which verdicts change?
-#    <details><summary>Hint</summary>`make claims CHAPTER=11 MODEL=gpt2` needs a network for the weights, and computes the sweeps that are not stored.</details>
+#    <details><summary>Hint</summary>
+#
+#    `make claims CHAPTER=11 MODEL=gpt2` needs a network for the weights, and computes the sweeps that are not stored.
+#
+#    </details>

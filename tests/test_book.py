@@ -61,6 +61,8 @@ FIND_FAULTS = r"""async () => {
     if (parentElement.closest('pre, code, script, style, textarea, mjx-container')) continue;
     const raw = data.match(/\\[(\[]|\$\$|\\begin\{|\$[^$]*\\[a-zA-Z]+[^$]*\$/);
     if (raw) faults.push(`raw TeX: ${data.trim().slice(0, 80)}`);
+    if (/`[^`]+`|\$[^$\s][^$]*\$/.test(data))
+      faults.push(`raw Markdown: ${data.trim().slice(0, 80)}`);
   }
   return faults;
 }"""
