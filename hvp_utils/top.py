@@ -61,16 +61,9 @@ def top_effects(
         Ours; measured in chapters 9 and 10.
     """
     require_one_metric(M)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= M.n:
-        raise ValueError(f"k must be a whole number from 1 to the {M.n} components, not {k!r}.")
-    if n_patched is not None and (
-        isinstance(n_patched, bool)
-        or not isinstance(n_patched, (int, np.integer))
-        or not 0 <= n_patched <= M.n
-    ):
-        raise ValueError(
-            f"n_patched must be a whole number from 0 to the {M.n} components, not {n_patched!r}."
-        )
+    _require_between(1, k, M.n, "k")
+    if n_patched is not None:
+        _require_between(0, n_patched, M.n, "n_patched")
     prices = _prices(M)
     wanted = (3 if M.n > MANY else 2) * k if n_patched is None else n_patched
     screening = prices["gradient"] + 2 * prices["gradient_row"]
@@ -114,6 +107,14 @@ def top_effects(
         "doubtful": [M.labels[c] for c in np.argsort(-size, kind="stable") if above[c]],
     }
     return table
+
+
+def _require_between(least: int, number: int, n: int, name: str) -> None:
+    whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not (whole and least <= number <= n):
+        raise ValueError(
+            f"{name} must be a whole number from {least} to the {n} components, not {number!r}."
+        )
 
 
 def _prices(M: PatchedMetric) -> dict[str, float]:

@@ -238,18 +238,14 @@ mostly = (
 )
 
 
-def listed(values, spec):
-    return curvature_gap.listed({m: format(value, spec) for m, value in values.items()})
-
-
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
 **For a neuron, {mostly}. For a head, always from the network behind it, and there it depends on the model.**
 
-By size, {listed(share, ".0f %")} of a neuron's quadratic term is its own.
+By size, {common.listed(share, ".0f %")} of a neuron's quadratic term is its own.
 
-A head has none of its own. Behind it the largest share of the bending is that of {", and of ".join(f"{kind} in {m}, {value:.0f %}" for m, (kind, value) in bends.items())}. Norms do {listed(norms, ".0f %")}:
+A head has none of its own. Behind it the largest share of the bending is that of {", and of ".join(f"{kind} in {m}, {value:.0f %}" for m, (kind, value) in bends.items())}. Norms do {common.listed(norms, ".0f %")}:
 whether a norm is as good as linear, as the paper says (section 3.3), is for the model to say.
 :::""")
 
@@ -259,8 +255,8 @@ whether a norm is as good as linear, as the paper says (section 3.3), is for the
 # Knowing the parts invites a shortcut: correct only what bends most. Look before you take it.
 
 # %% tags=["hide-input"]
-Markdown(f"""* **Parts cancel.** Their sizes add up to {listed(cancels, ".1f")} times the quadratic terms. Adding only its largest part to AP makes the estimate worse for
-  {listed(worse["largest part"], ".0f %")} of the heads; adding all six, which is HVP, for {listed(worse["all parts"], ".0f %")}.
+Markdown(f"""* **Parts cancel.** Their sizes add up to {common.listed(cancels, ".1f")} times the quadratic terms. Adding only its largest part to AP makes the estimate worse for
+  {common.listed(worse["largest part"], ".0f %")} of the heads; adding all six, which is HVP, for {common.listed(worse["all parts"], ".0f %")}.
 * **The output alone is not enough.** {{term}}`Gauss-Newton` keeps only the part of the output. Its top-5 error is lower than that of AP, with an interval of the difference below 0, in {len(gauss_newton)} of {len(models)} models.
 * **The start is not the path.** $q$ is the curvature at the beginning of the patch. If the error is split along the whole path instead, another kind leads on some heads ([evidence](evidence/04_curvature_gap.ipynb)).
 * **One pair is an anecdote.** The layers above are those of a single pair and two heads.

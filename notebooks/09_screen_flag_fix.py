@@ -164,10 +164,11 @@ n_settings = len(everything)
 left = study.what_fixes_leave(followed, curves).set_index(["model", "fix"])
 off = study.percentages(everything, 0.3).set_index(["model", "rule"]).left
 
-# %% tags=["hide-input"]
-Markdown(f"""Bands are 95 % intervals; dots mark thresholds on $R$. The ten heads of your first guess are {1000 / M.n:.1f} % on the left.
+# %% [markdown]
+# Bands are 95 % intervals; dots mark thresholds on $R$.
 
-With {100 * study.PAPER_SHARE:.0f} % of the heads patched (the paper flags 7 to 19 %), on all prompts, choosing by $R$ leaves a significantly larger error than choosing by size in {worse} of {n_settings} settings of model and task (p < 0.05 after {{term}}`Holm's correction`).
+# %% tags=["hide-input"]
+Markdown(f"""The ten heads of your first guess are {1000 / M.n:.1f} % on the left. With {100 * study.PAPER_SHARE:.0f} % of the heads patched (the paper flags 7 to 19 %), on all prompts, choosing by $R$ leaves a significantly larger error than choosing by size in {worse} of {n_settings} settings of model and task (p < 0.05 after {{term}}`Holm's correction`).
 
 **The fix matters too.** HVP of *every* head leaves {" and ".join(f"{left['left'][m, 'hvp']:.0f} %" for m in models)} of AP's error ({" and ".join(models)}), and no choice of heads can mend that. Five steps leave {" and ".join(f"{left['left'][m, 'ms_hvp']:.0f} %" for m in models)}, patching nothing.
 
@@ -207,11 +208,11 @@ Markdown(f""":::{{admonition}} The answer
 * **Up to about 100 components: patch them all.**
 * **More: `top_effects(M, k)`.** It takes three gradients, patches exactly the $2k$ components with the largest $|f_\\mathrm{{AP}}| + r$ ($3k$ among more than 10,000), and gives the $k$ largest. On {close.prompts} fresh prompts ten patches leave a mean top-5 error of **{close.recommended:.2f} %**, for {chosen} of patching every head.
 * **The runner-up is close:** patch the $5k$ largest $|f_\\mathrm{{AP}}|$. {study.PATCHES["|f_AP|"]} patches leave {close.runner_up:.2f} %, for {" and ".join(f"{p:.0f} %" for p in runner_up)}. The difference is {"" if close.p < 0.05 else "not "}significant ({after}).
-
-$R$ remains a warning that an estimate may be badly wrong. It is not the rule for what to fix.
 :::""")
 
 # %% [markdown]
+# $R$ remains a warning that an estimate may be badly wrong. It is not the rule for what to fix.
+#
 # In code the recommendation is one line. All five effects are exact; `runs` is the price of each, with its share of the screen,
 # which serves all heads.
 

@@ -153,17 +153,14 @@ each = circuit_recovery.by_prompt(ioi, head)
 wrong = {m: (np.sign(each[m]) != np.sign(each.truth)).sum() for m in ("AP", "HVP")}
 
 # %% tags=["hide-input"]
-Markdown(
-    f"""
-Your first guess: of the ten largest mean effects, AP has {(circuit_recovery.top(ioi.mean("AP"), 10) & circuit_recovery.top(ioi.mean("truth"), 10)).sum()} among its own ten.
+Markdown(f"""Your first guess: of the ten largest mean effects, AP has {(circuit_recovery.top(ioi.mean("AP"), 10) & circuit_recovery.top(ioi.mean("truth"), 10)).sum()} among its own ten.
 
 On this prompt its estimate of {head} is too small. Over {len(each)} prompts something worse happens: **AP has the wrong sign on {wrong["AP"]} of them**, HVP on
 {wrong["HVP"]}. The paper ranks by the mean over prompts, and there the errors of AP cancel its signal: ${case.AP:+.3f}$ is left of ${case.truth:+.3f}$. The head falls
 from place {case["place of truth"]} to place {case["place of AP"]}.
 
 HVP puts it at place {case["place of HVP"]}, with a mean of ${case.HVP:+.3f}$. Look at that number before you rejoice: a ranking by magnitude does not see
-signs. The score gives warning: $R = {case.R:.1f}$."""
-)
+signs. The score gives warning: $R = {case.R:.1f}$.""")
 
 # %% [markdown]
 # A head that looks from a repeated word to what followed it the first time is called an {term}`induction head`; the published IOI circuit of GPT-2 has four {cite:p}`wang2023ioi`. The paper tells the same story of a
@@ -211,11 +208,11 @@ Markdown(f""":::{{admonition}} The answer
 is significant in {(hvp.holm < 0.05).sum()} of {len(hvp)} settings (p < 0.05 after {{term}}`Holm's correction`, {len(tests)} tests). MS-HVP finds {overlap["MS-HVP"].xs(5, level="k").mean():.0f} % ({n_all} prompts).
 
 In rankings of the mean effects, at $k$ = {", ".join(map(str, circuit_recovery.KS))}, HVP makes {moved.sum()} moves over the boundary: {moved.rightly} right, {moved.wrongly} wrong.
-
-Whether such a circuit also *works* better is another question, and comes next.
 :::""")
 
 # %% [markdown]
+# Whether such a circuit also *works* better is another question, and comes next.
+#
 # ## Where it fails: overlap is not faithfulness
 #
 # Overlap counts heads. It does not ask what they do together {cite:p}`hanna2024faith`. So keep the circuit, set all other

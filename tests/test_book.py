@@ -5,13 +5,12 @@ Every page is opened twice: from a local server, and as a file. Nothing here bui
 
 import functools
 import http.server
-import os
 import re
-import shutil
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import make_pdf
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
@@ -90,8 +89,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def browser():
-    candidates = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, (shutil.which(name) for name in candidates if name)), None)
+    executable = make_pdf.chromium()
     if executable is None:
         pytest.fail("no Chromium: install the package `chromium`, or set CHROMIUM to its path")
     with sync_playwright() as playwright:

@@ -10,6 +10,8 @@ import pytest
 import readable_types
 import yaml
 
+from studies import phone
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,6 +36,10 @@ def test_phone_versions_are_found_by_the_name_of_their_figure():
     cells = [{"outputs": [{"data": data}, {"data": other}, {"text": "x"}]}, {}]
     names = [hashlib.sha256(picture).hexdigest() for picture in (png, b"another")]
     assert figures.pictures({"cells": cells}) == dict(zip(names, ("cGhvbmU=", ""), strict=True))
+
+
+def test_notebooks_and_the_site_mean_the_same_kind_of_picture():
+    assert figures.KIND == phone.KIND
 
 
 def test_figures_are_links_and_phones_have_their_own():

@@ -171,3 +171,21 @@ def test_bars_are_as_long_as_intervals():
 )
 def test_the_least_p_value_is_a_bound(p, n, text):
     assert common.p_value(p, n) == text
+
+
+def test_what_is_kept_is_measured_once(tmp_path):
+    path, calls = tmp_path / "a" / "b.nc", []
+
+    def measure():
+        calls.append(1)
+        return xr.Dataset({"x": ("n", [1.0, 2.0])}, attrs={"about": "me"})
+
+    for _ in range(2):
+        found = common.kept(path, {"model": "m"}, measure)
+        assert found.x.values.tolist() == [1, 2] and found.attrs == {"about": "me", "model": "m"}
+    assert len(calls) == 1
+    assert common.kept(None, {"model": "m"}, measure).attrs["model"] == "m" and len(calls) == 2
+    common.kept(path, {"model": "another"}, measure)  # the file is not what was asked for
+    assert len(calls) == 3 and len(list(path.parent.glob("*.set-aside-*"))) == 1
+    path.write_bytes(b"damaged")
+    assert common.kept(path, {"model": "m"}, measure).x.values.tolist() == [1, 2]

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from hvp_utils import plots
 from studies import phone
+
+
+@pytest.fixture(autouse=True)
+def the_books_style():
+    """As on every page, whatever another test has set."""
+    with plt.rc_context():
+        plots.use_style()
+        yield
 
 
 @pytest.fixture
@@ -31,7 +40,7 @@ def test_panels_stand_below_each_other_in_their_order(small_multiples):
     narrow = phone.restack(small_multiples)
     narrow.canvas.draw()
     boxes = [ax.get_position() for ax in narrow.axes]
-    assert [ax.get_title() for ax in narrow.axes] == [f"panel {i}" for i in range(6)]
+    assert [ax.get_title("left") for ax in narrow.axes] == [f"panel {i}" for i in range(6)]
     assert all(a.y0 > b.y1 for a, b in itertools.pairwise(boxes))
     assert np.ptp([box.x0 for box in boxes]) < 1e-6 and boxes[0].width > 0.6
     assert [ax.get_ylabel() for ax in narrow.axes] == ["upper"] * 3 + ["lower"] * 3

@@ -61,15 +61,18 @@ def one_page(build: Path) -> Path:
     return page
 
 
+def chromium() -> str | None:
+    """The browser that CHROMIUM names, or one that is installed; None if there is none."""
+    named = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, (shutil.which(name) for name in named if name)), None)
+
+
 def print_pdf(page: Path, pdf: Path) -> None:
     """Print a page once its formulas are typeset."""
-    chromium = os.environ.get("CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if chromium is None:
-        raise SystemExit("No Chromium: install the package chromium, or set CHROMIUM.")
+    if (executable := chromium()) is None:
+        raise SystemExit("No Chromium: install the package chromium, or set CHROMIUM to its path.")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         tab = browser.new_page(color_scheme="light")
         tab.set_default_timeout(600_000)
         tab.goto(page.as_uri())

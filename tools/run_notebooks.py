@@ -19,6 +19,7 @@ the checkout as it was.
 """
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -70,6 +71,7 @@ def source_hash(source: Path) -> str:
     return hashlib.sha256(source.read_text(encoding="utf-8").encode()).hexdigest()
 
 
+@functools.cache
 def code_of(text: str) -> str:
     """Return the lines of a module that Python runs: no comments, docstrings or blank lines."""
     lines = text.splitlines()
@@ -313,6 +315,9 @@ def execute(
         second = papermill.inspect_notebook(str(fresh)).get("second_model", {})
         if second.get("default") == json.dumps(model):
             parameters["second_model"] = DEFAULT_MODEL  # a chapter compares two different ones
+        # Only what is published may change the published claims; see studies.common.show_claims.
+        publishes = target.resolve() == source.resolve().with_suffix(".ipynb")
+        os.environ["HVP_BOOK_PUBLISH"] = "1" if publishes else ""
         start = time.perf_counter()
         try:
             papermill.execute_notebook(
@@ -326,6 +331,8 @@ def execute(
         except Exception as error:  # papermill's own, a dead kernel or a timeout
             nb = nbformat.read(done if done.exists() else fresh, as_version=4)
             raise failure(source, nb, error) from error
+        finally:
+            del os.environ["HVP_BOOK_PUBLISH"]
         seconds = time.perf_counter() - start
         nb = nbformat.read(done, as_version=4)
     tidy(nb)
@@ -392,8 +399,6 @@ def main(
         print(f"{page_name(source)}: {reasons[source] or 'forced'}")
     if check:
         raise typer.Exit(1 if todo else 0)
-    if out is None:  # see studies.common.show_claims
-        os.environ["HVP_BOOK_PUBLISH"] = "1"
     work = [(source, targets[source], model, device) for source in todo]
     with tqdm(total=len(todo), desc="chapters", unit="chapter", disable=not todo) as bar:
         try:

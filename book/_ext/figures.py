@@ -7,13 +7,17 @@ opens over the page.
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
 
 KIND = "application/vnd.hvp-book.phone"
 NARROW = "(max-width: 600px)"
-IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?P<src>[^"]*_images/(?P<name>[^"/]+)\.(?:png|svg))"[^>]*>')
+IMAGE = re.compile(
+    r"(?P<linked><a\b[^>]*\bimage-reference\b[^>]*>\s*)?"
+    r'(?P<image><img\b[^>]*\bsrc="(?P<src>[^"]*_images/(?P<name>[^"/]+)\.(?:png|svg))"[^>]*>)'
+)
 
 
 def pictures(notebook: dict) -> dict[str, str]:
@@ -42,10 +46,10 @@ def with_links(body: str, phones: dict[str, str], number: str = "") -> str:
         phones: What ``pictures`` gives: figures that the page has computed.
         number: How their numbers begin. Their descriptions become captions, which everyone reads.
     """
-    count = iter(range(1, 1000))
+    count = itertools.count(1)
 
     def link(match: re.Match) -> str:
-        image, src, name = match.group(), match["src"], match["name"]
+        image, src, name = match["image"], match["src"], match["name"]
         caption = ""
         if name in phones and (alt := re.search(r'\balt="([^"]*)"', image)):
             title = f"Figure {number}{next(count)}"
@@ -54,9 +58,8 @@ def with_links(body: str, phones: dict[str, str], number: str = "") -> str:
         if phones.get(name):
             source = f'<source media="{NARROW}" srcset="{src.replace(name, name + "-phone")}">'
             image = f"<picture>{source}{image}</picture>"
-        before = body[: match.start()].rstrip()
-        if before.endswith(">") and re.search(r"<a\b[^>]*image-reference[^>]*>$", before):
-            return image
+        if match["linked"]:
+            return match["linked"] + image
         shown = f'<a class="figure-link" href="{src}" title="Open the figure larger">{image}</a>'
         return f'<figure class="computed">{shown}{caption}</figure>' if caption else shown
 
@@ -70,12 +73,10 @@ def show_figures(app, pagename, templatename, context, doctree) -> None:
     source, phones = Path(app.srcdir, f"{pagename}.ipynb"), {}
     if pagename.startswith("notebooks/") and source.exists():
         phones = pictures(json.loads(source.read_text(encoding="utf-8")))
-    folder = Path(app.outdir, "_images")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, phone in phones.items():
-        if not phone:
-            continue
-        (folder / f"{name}-phone.png").write_bytes(base64.b64decode(phone))
+    for name in filter(phones.get, phones):
+        picture = Path(app.outdir, "_images", f"{name}-phone.png")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(base64.b64decode(phones[name]))
     context["body"] = with_links(context["body"], phones, number_of(pagename))
 
 

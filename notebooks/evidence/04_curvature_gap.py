@@ -53,11 +53,6 @@ models = model_name, second_model
 loaded = {name: load_model(name, device=device) for name in models}
 
 
-def listed(values, spec):
-    """One number for each model, as text."""
-    return study.listed({model: format(value, spec) for model, value in values.items()})
-
-
 # %% [markdown]
 # ## Neurons before the activation function
 #
@@ -392,7 +387,7 @@ followed = {name: part.component.unique() for name, part in anatomy.groupby("mod
 left = study.frozen(loaded, pair, followed)
 Markdown(
     "**The freeze test.** With everything linearised, the quadratic term has to be 0. What is left of it is at most "
-    f"{listed(left, '.0e')} nats. If one operation of the model had been overlooked, its curvature would still be there."
+    f"{common.listed(left, '.0e')} nats. If one operation of the model had been overlooked, its curvature would still be there."
 )
 
 # %% [markdown]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvp_utils import model_sizes, paired_bootstrap
+from hvp_utils import model_sizes
 
 from . import common, prices
 from . import is_it_worth_it as worth
@@ -42,7 +42,6 @@ def _prices(models: Sequence[str]) -> dict[str, str]:
         "ap": "attribution_patching",
         "hvp": "hvp",
         "ms_hvp": "ms_hvp:5",
-        "ig": "integrated_gradients:5:midpoint",
         "rows": "row_norms:2",
     }
     found = {}
@@ -73,13 +72,11 @@ def _heads(models: Sequence[str], n_prompts: int, n_fresh: int, store: str) -> d
         rule: [worth.of_rule(model, rule, m) for model in models] for rule, m in patches.items()
     }
     gap = worth.missed([*known, *fresh])
-    hvp = {(run.model, run.task): paired_bootstrap(*_ap_and_hvp(run)) for run in known}
     return {
         "ap_error": f"{whole.error[worth.AP].estimate:.0f} %",
         "ap_error_low": f"{by_setting.min():.0f} %",
         "ap_error_high": f"{by_setting.max():.0f} %",
         "rule_error": f"{whole.error[worth.ROWS].estimate:.2f} %",
-        "rule_interval": f"{whole.error[worth.ROWS]:.2f} %",
         "rule_patches": str(worth.N_PATCHED),
         "rule_price_1": f"{price[worth.ROWS][0]:.0f} %",
         "rule_price_2": f"{price[worth.ROWS][1]:.0f} %",
@@ -96,8 +93,6 @@ def _heads(models: Sequence[str], n_prompts: int, n_fresh: int, store: str) -> d
         "missed_prompts": str(gap["hit"]),
         "looked_at_prompts": str(gap["prompts"]),
         **_lengths(models, n_prompts + n_fresh, store),
-        "hvp_better_in": str(sum(t.p_value < 0.05 and t.difference < 0 for t in hvp.values())),
-        "hvp_settings": str(len(hvp)),
     }
 
 
@@ -106,13 +101,6 @@ def _lengths(models: Sequence[str], n_prompts: int, store: str) -> dict[str, str
     sweeps = common.load(models, worth.TASKS, ("attribution_patching",), n_prompts, store)
     tokens = [int(n) for data in sweeps.values() for n in data.n_tokens.values]
     return {"tokens_low": str(min(tokens)), "tokens_high": str(max(tokens))}
-
-
-def _ap_and_hvp(run: worth.Scored):
-    """Errors of HVP and of AP on the five largest heads, for each prompt."""
-    from hvp_utils import top_k_relative_error
-
-    return (top_k_relative_error(run["f_ap"] + q, run["f"]) for q in (run["q"], 0 * run["q"]))
 
 
 def _neurons(models: Sequence[str], store: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import html
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,11 +30,13 @@ from hvp_utils import (
     sweep,
     write_claims,
 )
+from hvp_utils import store as files
 from hvp_utils.stats import holm
 
 __all__ = [
     "BOOK_MODEL",
     "intervals",
+    "kept",
     "listed",
     "load",
     "not_run",
@@ -86,6 +89,26 @@ def tidy(sweeps: Sweeps, variables: Sequence[str]) -> pd.DataFrame:
         }
         parts.append(pd.DataFrame(part | {name: data[name].values.ravel() for name in variables}))
     return pd.concat(parts, ignore_index=True)
+
+
+def kept(
+    path: Path | None, identity: Mapping[str, object], measure: Callable[[], xr.Dataset]
+) -> xr.Dataset:
+    """What a file holds, or what is measured now and kept there for the next time.
+
+    Args:
+        path: The file; None to keep nothing.
+        identity: Attributes that say what it has to hold; see ``hvp_utils.store.read``.
+        measure: What to do if there is no such file. Another process that wants it waits.
+    """
+    if (known := files.read(path, identity)) is not None:
+        return known
+    with files.only_writer(path):
+        if (known := files.read(path, identity)) is None:
+            known = measure().assign_attrs(identity)
+            if path is not None:
+                files.write(known, path)
+    return known
 
 
 def settings_of(table: pd.DataFrame) -> list[tuple[str, str]]:

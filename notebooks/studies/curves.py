@@ -20,7 +20,8 @@ from hvp_utils import (
     provenance,
     reference_pair,
 )
-from hvp_utils.store import only_writer, read, write
+
+from . import common
 
 __all__ = ["KNOTS", "between", "measure", "predictions", "prompts", "stored"]
 
@@ -77,16 +78,14 @@ def stored(
     model: str, store: str | Path = "results/curves", device: str | None = None
 ) -> xr.Dataset:
     """What is stored of a model; measured, and stored, if nothing is."""
-    path = Path(store) / f"{model}__heads.nc"
-    identity = {"model": model, "kind": "curves"}
-    with only_writer(path):
-        if (done := read(path, identity)) is not None:
-            return done
+
+    def measured() -> xr.Dataset:
         loaded = load_model(model, device=device)
-        done = measure(loaded, prompts(loaded)).astype("float32")
-        done.attrs = identity | {"torch": provenance(loaded)["torch"]}
-        write(done, path)
-    return read(path, identity)
+        found = measure(loaded, prompts(loaded)).astype("float32")
+        return found.assign_attrs(provenance(loaded))
+
+    path = Path(store) / f"{model}__heads.nc"
+    return common.kept(path, {"model": model, "kind": "curves"}, measured)
 
 
 def between(data: xr.Dataset, t: np.ndarray | float, order: int = 0) -> np.ndarray:

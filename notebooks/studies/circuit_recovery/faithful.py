@@ -18,7 +18,15 @@ import xarray as xr
 from jaxtyping import Bool
 from numpy import ndarray
 
-from hvp_utils import Interval, PatchedMetric, load_model, make_prompts, provenance, top_k_overlap
+from hvp_utils import (
+    Interval,
+    PatchedMetric,
+    load_model,
+    make_prompts,
+    provenance,
+    store,
+    top_k_overlap,
+)
 from hvp_utils.circuits import Kept, faithfulness
 
 from .ranking import KS, Scores, top
@@ -103,8 +111,7 @@ def _read(path: Path, one: Scores) -> Known | None:
 
 
 def _write(path: Path, one: Scores, known: Known, about: Mapping[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    xr.Dataset(
+    data = xr.Dataset(
         {
             "metric": (("prompt", "circuit"), known.kept.values),
             "full": ("prompt", known.kept.full),
@@ -113,8 +120,8 @@ def _write(path: Path, one: Scores, known: Known, about: Mapping[str, str]) -> N
         },
         coords={"label": ("head", list(one.labels))},
         attrs={**about, "model": one.model, "task": one.task, "direction": "noising"},
-    ).to_netcdf(path.with_suffix(".writing"), engine="h5netcdf")
-    path.with_suffix(".writing").replace(path)
+    )
+    store.write(data, path)
 
 
 def faithfulness_table(

@@ -4,7 +4,6 @@ Of ``neurons`` and ``heads``, which read stored sweeps, come all tables of many 
 functions of ``places`` run a model on one pair.
 """
 
-from ..common import listed
 from .figures import head_figure, kinds_figure, layers_figure, scatter
 from .judged import claims
 from .kinds import ESTIMATORS as OF_HEADS
@@ -100,7 +99,6 @@ __all__ = [
     "largest_places",
     "layers_figure",
     "leading",
-    "listed",
     "local_share",
     "misled",
     "misled_table",

@@ -28,10 +28,9 @@ from hvp_utils import (
     screen,
     top_k_relative_error,
 )
-from hvp_utils import store as files
 from hvp_utils.sweeps import provenance, sweep
 
-from .. import prices
+from .. import common, prices
 from .rules import patched, ratio
 
 #: Products of a sketch; the first is cheap, the last good enough for R.
@@ -135,27 +134,28 @@ def screens(
     """
     path = store and Path(store) / f"{name}__neurons__{n_prompts}.nc".replace("/", "--")
     identity = {"model": name, "prompts": n_prompts, "sample": len(labels)}
-    known = files.read(path or None, identity)
-    if known is not None:
-        return known
-    model = model or load_model(name, device=device)
-    rows, about = [], {}
-    for i, pair in enumerate(make_prompts("ioi", model, n_prompts)):
-        M = PatchedMetric(model, pair, KIND)
-        place = {label: j for j, label in enumerate(M.labels)}
-        sample = torch.tensor([place[label] for label in labels])
-        found = {f"q:{k}": screen(M, k) for k in PRODUCTS} | {"r": row_screen(M)}
-        rows.append({key: s.quadratic.cpu()[sample].numpy() for key, s in found.items()})
-        if i == 0:
-            about = {"n": M.n, "held": squared_size_held(M)}
-    data = xr.Dataset(
-        {key: (("prompt", "component"), np.stack([row[key] for row in rows])) for key in rows[0]},
-        coords={"label": ("component", np.asarray(labels, dtype=str))},
-        attrs=dict(provenance(model)) | identity | about,
-    )
-    if path:
-        files.write(data, path)
-    return data
+
+    def measured() -> xr.Dataset:
+        loaded = model or load_model(name, device=device)
+        rows, about = [], {}
+        for i, pair in enumerate(make_prompts("ioi", loaded, n_prompts)):
+            M = PatchedMetric(loaded, pair, KIND)
+            place = {label: j for j, label in enumerate(M.labels)}
+            sample = torch.tensor([place[label] for label in labels])
+            found = {f"q:{k}": screen(M, k) for k in PRODUCTS} | {"r": row_screen(M)}
+            rows.append({key: s.quadratic.cpu()[sample].numpy() for key, s in found.items()})
+            if i == 0:
+                about = {"n": M.n, "held": squared_size_held(M)}
+        return xr.Dataset(
+            {
+                key: (("prompt", "component"), np.stack([row[key] for row in rows]))
+                for key in rows[0]
+            },
+            coords={"label": ("component", np.asarray(labels, dtype=str))},
+            attrs=dict(provenance(loaded)) | about,
+        )
+
+    return common.kept(path or None, identity, measured)
 
 
 def squared_size_held(

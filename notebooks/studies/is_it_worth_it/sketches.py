@@ -12,9 +12,9 @@ import torch
 import xarray as xr
 
 from hvp_utils import Diagonal, PatchedMetric, activation_patching, diagonal, sweep
-from hvp_utils import store as files
 from hvp_utils.sweeps import provenance
 
+from .. import common
 from .rules import PRODUCTS, TASKS, Scored
 
 #: Where spectra are stored: task, components and direction, by the name on the page.
@@ -121,8 +121,8 @@ def everything(name: str, M: PatchedMetric, store: str | Path | None = "results/
     """
     path = store and Path(store) / f"{name}__reference_pair.nc".replace("/", "--")
     identity = {"model": name, "components": ",".join(M.labels)}
-    data = files.read(path or None, identity)
-    if data is None:
+
+    def measured() -> xr.Dataset:
         at_0 = M.along_axes(0.0)
         found = {
             "truth": activation_patching(M),
@@ -131,9 +131,9 @@ def everything(name: str, M: PatchedMetric, store: str | Path | None = "results/
         }
         variables = {key: ("component", v.float().cpu().numpy()) for key, v in found.items()}
         variables["H"] = (("component", "other"), hessian(M).float().numpy())
-        data = xr.Dataset(variables, attrs=dict(provenance(M.model)) | identity)
-        if path:
-            files.write(data, path)
+        return xr.Dataset(variables, attrs=dict(provenance(M.model)))
+
+    data = common.kept(path or None, identity, measured)
     return Known(*(torch.tensor(data[key].values).double() for key in Known._fields))
 
 

@@ -8,6 +8,7 @@ delta and the change of H delta. All of this is measured in float64, and stored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from hvp_utils import (
     reference_pair,
 )
 
+from .. import common
 from .remainders import threshold
 
 #: Lengths by layer: behind the attention block, and of all its heads' outputs together.
@@ -99,25 +101,20 @@ def reference(
         store: Folder of what was measured before; None to store nothing.
         device: Where to load a model of which nothing is stored.
     """
-    found = {}
-    for name in models:
-        path = store and Path(store) / f"{name.replace('/', '--')}__reference__{n_heads}.nc"
-        if path and path.exists():
-            found[name] = xr.load_dataset(path, engine="h5netcdf")
-            continue
+
+    def measured(name: str) -> xr.Dataset:
         # Ratios near 1 are what matters here, and float32 would blur them.
         model = load_model(name, device=device, dtype=torch.float64)
         M = PatchedMetric(model, reference_pair())
         heads = torch.linspace(0, M.n - 1, n_heads).long().unique()
         data = three_values(M, heads)
         data["length"] = (("kind", "layer"), np.array([*lengths(M).values()]))
-        data = data.assign_coords(kind=list(LENGTHS)).assign_attrs(provenance(model))
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data.to_netcdf(path.with_suffix(".writing"), engine="h5netcdf")
-            path.with_suffix(".writing").replace(path)
-        found[name] = data
-        del model, M
+        return data.assign_coords(kind=list(LENGTHS)).assign_attrs(provenance(model))
+
+    found = {}
+    for name in models:
+        path = store and Path(store) / f"{name.replace('/', '--')}__reference__{n_heads}.nc"
+        found[name] = common.kept(path or None, {"name": name}, partial(measured, name))
     return found
 
 

@@ -31,6 +31,7 @@ ARTICLE = "article on the paper"
 REVIEW = "automated review of the paper"
 TUTORIAL = "tutorial on the failure modes of attribution patching"
 ONE_ESTIMATE = ("activation_patching", "attribution_patching", "hvp")
+IG_10 = "integrated_gradients:10:midpoint"
 KINDS = ("heads", "mlp_out", "resid")
 TASKS = ("ioi", "greater_than_01", "factual")
 Sweeps = Mapping[tuple[str, str], xr.Dataset]
@@ -145,7 +146,7 @@ def claims(
 
 
 def _paper(models: Sequence[str]) -> list[Claim]:
-    ratios = _hvp_over_ap(models)
+    ratios = worth.price_ratios(models)["hvp over ap"]
     alone = {m: _runs(m, "hvp") / model_sizes(m).n_components("heads", 5) for m in models}
     return [
         Claim(
@@ -180,18 +181,12 @@ def _paper(models: Sequence[str]) -> list[Claim]:
     ]
 
 
-def _runs(model: str, method: str) -> float:
-    return float(prices.counted(model_sizes(model), [method]).runs[0])
-
-
-def _hvp_over_ap(models: Sequence[str]) -> dict[str, float]:
-    return {m: _runs(m, "hvp") / _runs(m, "attribution_patching") for m in models}
+def _runs(model: str, method: str, *tokens: int) -> float:
+    return float(prices.counted(model_sizes(model), [method], *tokens).runs[0])
 
 
 def _at_scale(model: str = "llama-3.1-8b") -> float:
-    methods = ["hvp", "integrated_gradients:10:midpoint"]
-    counted = prices.counted(model_sizes(model), methods, 20, 10)
-    return float(counted.runs[1] / counted.runs[0])
+    return _runs(model, IG_10, 20, 10) / _runs(model, "hvp", 20, 10)
 
 
 def _article(
@@ -219,16 +214,8 @@ def _article(
         quiet = matters & (np.abs(hvp - f_ap) < 0.1 * np.abs(f_ap))
         wrong = np.abs(f_ap - f) > 0.1 * np.abs(f)
         missed[key] = float(100 * (quiet & wrong).sum() / max(quiet.sum(), 1))
-    steps = {}
-    for model in models:
-        counted = prices.counted(
-            model_sizes(model), ["ms_hvp:10", "integrated_gradients:10:midpoint"]
-        )
-        steps[model] = float(counted.runs[0] / counted.runs[1])
-    one_by_one = {}
-    for model in models:
-        counted = prices.counted(model_sizes(model), ["hvp", "activation_patching"])
-        one_by_one[model] = float(counted.runs[0] / counted.runs[1])
+    steps = {m: _runs(m, "ms_hvp:10") / _runs(m, IG_10) for m in models}
+    one_by_one = worth.price_ratios(models)["hvp over exact"]
     better = int((errors[worth.ROWS] < errors[worth.AP]).sum())
     return [
         Claim(
