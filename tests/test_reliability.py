@@ -13,7 +13,6 @@ from test_costs import COSTS
 from test_patched_metric import DIRECTIONS, WHERE, assert_close
 from tiny_models import ARCHITECTURES, METRICS, tiny_model, tiny_pair
 
-import hvp_utils.reliability
 from hvp_utils import (
     PatchedMetric,
     activation_patching,
@@ -34,6 +33,7 @@ from hvp_utils import (
     slack,
 )
 from hvp_utils.patched_metric import AxisDerivatives
+from hvp_utils.reliability import screening
 
 KINDS = ("heads", "mlp_out", "resid", "neurons_pre", "neurons_post")
 FIXES = {
@@ -557,9 +557,9 @@ def test_each_screen_has_a_number_of_its_own(monkeypatch):
     """48 products of a sketch, 2 gradients of rows; an exact screen cannot be made coarser."""
     M, asked = PatchedMetric(tiny_model("gpt2"), tiny_pair()), []
     exact = screen(M, None)
-    for name, (_, default) in hvp_utils.reliability._SCREENS.items():
+    for name, (_, default) in screening._SCREENS.items():
         record = (lambda M, n, seed: asked.append(n) or exact), default
-        monkeypatch.setitem(hvp_utils.reliability._SCREENS, name, record)
+        monkeypatch.setitem(screening._SCREENS, name, record)
     for name in ("exact", "sketch", "rows"):
         screen_flag_fix(M, math.inf, costs=COSTS, screen=name)
         screen_flag_fix(M, math.inf, costs=COSTS, screen=name, n_matvecs=6)
@@ -591,7 +591,7 @@ def test_what_does_not_move_is_never_flagged():
 def test_prices_are_measured_when_none_are_given(monkeypatch):
     M = PatchedMetric(tiny_model("gpt2"), tiny_pair())
     seen = []
-    monkeypatch.setattr(hvp_utils.reliability, "measure_costs", lambda M: seen.append(M) or COSTS)
+    monkeypatch.setattr(screening, "measure_costs", lambda M: seen.append(M) or COSTS)
     assert screen_flag_fix(M, math.inf).cost == 2 + 3 * M.n
     assert seen == [M]
     screen_flag_fix(M, math.inf, costs=COSTS)
