@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import scipy.special
 import torch
 import torch.autograd.forward_ad as fwAD
 from jaxtyping import Float, Int
@@ -40,6 +41,7 @@ __all__ = [
     "MAIN_PART",
     "MISJUDGED",
     "NO_FAILURE",
+    "N_CURVATURES",
     "N_SLOPES",
     "OTHER",
     "SATURATED",
@@ -74,6 +76,8 @@ AMPLIFIED = 5.0
 FLAT = 0.1
 #: Points of the Gauss-Legendre rule along the path; also what "five slopes" are as a remedy.
 N_SLOPES = 5
+#: Points at which curvatures are taken for the parts of the error.
+N_CURVATURES = 3
 
 NO_FAILURE, SATURATION, CANCELLATION, ZERO_GRADIENT, OTHER = VERDICTS_OF_DIAGNOSIS = (
     "well judged",
@@ -264,7 +268,7 @@ class Diagnosis:
 def diagnose(M: PatchedMetric, component: str | int, grad_drop: bool = True) -> Diagnosis:
     """Which failure makes attribution patching misjudge a component, and the evidence.
 
-    About 50 runs and 45 second derivatives of a single component, and with GradDrop a gradient for
+    About 25 second derivatives of a single component, and with GradDrop a gradient for
     each layer: a tool for the few components that matter, once their true effect is known.
 
     Args:
@@ -294,25 +298,26 @@ def diagnose_each(
         M: The metric of one prompt, over nodes of any kind.
         components: Labels or indices.
         grad_drop: Whether to try that remedy too.
-        symptoms_only: Leave out ``parts``, which take most of the time; they are NaN then, and
-            saturation is never found.
+        symptoms_only: Leave out ``parts`` and ``ms_hvp``, which take most of the time. The parts
+            are NaN then, and saturation is never found.
     """
     which = _checked(M, list(components))
     points, weights = quadrature(N_SLOPES, "gausslegendre")
     start = M.along_axes(0.0, 2, which)
     truth = M.effects(M.along_axes(1.0, 0, which).value)
-    path = along_path(M, points, 2, which)
+    path = along_path(M, points, 1, which)
     if symptoms_only:
         parts = dict.fromkeys(NONLINEARITIES, torch.full_like(truth, torch.nan))
     else:
-        parts = _parts(M, points, weights, which, path.curvature)
+        parts = _parts(M, which)
     direct = [found.tolist() for found in _direct(M, which)]
     readers = _readers(M, which)
     remedies = {
         "hvp": start.slope + start.curvature / 2,
-        "ms_hvp:5": ms_hvp(M, 5, which, start),
         "five slopes": torch.tensordot(weights.to(path.slope), path.slope, 1),
     }
+    if not symptoms_only:
+        remedies["ms_hvp:5"] = ms_hvp(M, 5, which, start)
     if M.components in ("queries", "keys"):
         remedies["qk_fix"] = atp_star(M, grad_drop=False, components=which)
     if grad_drop:
@@ -356,23 +361,26 @@ def _checked(M: PatchedMetric, components: list[str | int]) -> Int[Tensor, " m"]
     return torch.tensor(which)
 
 
-def _parts(
-    M: PatchedMetric,
-    points: Float[Tensor, " k"],
-    weights: Float[Tensor, " k"],
-    which: Int[Tensor, " m"],
-    curvature: Float[Tensor, "k m"],
-) -> dict[str, Float[Tensor, " m"]]:
-    """E by kind of operation: the integral of (1 - t) times what g'' loses without each."""
-    rule = (weights * (1 - points)).to(curvature)
+def _parts(M: PatchedMetric, which: Int[Tensor, " m"]) -> dict[str, Float[Tensor, " m"]]:
+    """E by kind of operation: the integral of (1 - t) times what g'' loses without each.
+
+    By the Gauss rule that has the weight 1 - t built in, which is exact where g'' is a polynomial
+    of up to twice as many degrees as there are points, less one.
+    """
+    x, w = scipy.special.roots_jacobi(N_CURVATURES, 1, 0)  # on [-1, 1], weight 1 - x
+    points, rule = (torch.from_numpy(a) for a in ((x + 1) / 2, w / 4))
+
+    def integral() -> Float[Tensor, " m"]:
+        curvature = along_path(M, points, 2, which).curvature
+        return torch.tensordot(rule.to(curvature), curvature, 1)
+
+    whole, parts = integral(), {}
     *some, last = NONLINEARITIES
-    parts = {}
     for kind in some:
         with linearised(M.model, kind):
-            without = along_path(M, points, 2, which).curvature
-        parts[kind] = torch.tensordot(rule, curvature - without, 1)
+            parts[kind] = whole - integral()
     # All kinds add up to the curvature, so the last need not be run.
-    parts[last] = torch.tensordot(rule, curvature, 1) - sum(parts.values())
+    parts[last] = whole - sum(parts.values())
     return parts
 
 

@@ -52,7 +52,7 @@ class Setting(NamedTuple):
     task: str
     components: str = "heads"
     direction: str = "denoising"
-    n_prompts: int = 5
+    n_prompts: int = 3
     metric: str | None = None
 
     @property
@@ -72,7 +72,7 @@ SETTINGS = {
     "heads, IOI, probability": Setting("ioi", metric="prob_diff"),
     "queries, IOI": Setting("ioi_one_template", "queries"),
     "keys, IOI": Setting("ioi_one_template", "keys"),
-    "neurons, IOI": Setting("ioi", "neurons_pre:256", n_prompts=4),
+    "neurons, IOI": Setting("ioi", "neurons_pre:256", n_prompts=2),
 }
 
 _READER = tuple(d.Reader._fields)
@@ -95,7 +95,12 @@ def stored(
                 store
                 and Path(store) / "failures" / f"{model.replace('/', '--')}__{setting.name}.nc"
             )
-            identity = {"format": 1, "model": model, "setting": setting.name}
+            identity = {
+                "format": 1,
+                "model": model,
+                "setting": setting.name,
+                "n": setting.n_prompts,
+            }
             how = partial(_measured, load, model, setting, store)
             found[model, name] = common.kept(path or None, identity, how)
     return found
