@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         row_norms,
         spectrum,
     )
+    from hvp_utils.diagnosis import Diagnosis, diagnose
     from hvp_utils.estimators import (
         ESTIMATORS,
         QUADRATURES,
@@ -125,6 +126,7 @@ _EXPORTS = {
     "components": "COMPONENT_KINDS Site find_sites",
     "costs": "Costs measure_costs",
     "curvature": "Diagonal LowRank RowNorms diagonal hessian_operator low_rank row_norms spectrum",
+    "diagnosis": "Diagnosis diagnose",
     "estimators": (
         "ESTIMATORS QUADRATURES activation_patching atp_star attribution_patching eap_gp eap_ig "
         "find_estimator finite_difference_hvp gauss_newton gim hvp integrated_gradients "

@@ -27,6 +27,7 @@ from hvp_utils import (
 )
 from hvp_utils import diagnosis as d
 from hvp_utils.backward_rules import NONLINEARITIES
+from hvp_utils.estimators.integrals import quadrature
 
 from .. import common
 
@@ -203,7 +204,7 @@ def _dataset(rows: list[tuple]) -> xr.Dataset:
 
 def diagnoses(data: xr.Dataset) -> list[d.Diagnosis]:
     """The diagnoses that a dataset of ``measure`` holds, as they were."""
-    points, weights = (tuple(a.tolist()) for a in d.quadrature(d.N_SLOPES, "gausslegendre"))
+    points, weights = (tuple(a.tolist()) for a in quadrature(d.N_SLOPES, "gausslegendre"))
     found = []
     for i in range(data.sizes["case"]):
         one = data.isel(case=i)

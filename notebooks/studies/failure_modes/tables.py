@@ -1,0 +1,263 @@
+"""From cases to tables: how many, explained by what, and what each remedy removes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from hvp_utils import bootstrap_share, model_sizes, passes
+from hvp_utils import diagnosis as d
+from hvp_utils.backward_rules import NONLINEARITIES
+
+from .. import common, prices
+from ..edges_and_mib import tables as edges
+from .census import REMEDIES
+
+__all__ = [
+    "NAMED",
+    "OPERATIONS",
+    "REMEDY_NAMES",
+    "counts",
+    "edge_remedies",
+    "hidden_neurons",
+    "largest_of",
+    "origins",
+    "priced",
+    "queries_and_keys",
+    "remedied",
+    "symptoms",
+]
+
+#: The three failures that have names.
+NAMED = (d.SATURATION, d.CANCELLATION, d.ZERO_GRADIENT)
+#: What the kinds of operation are called.
+OPERATIONS = {
+    "attention_pattern": "attention patterns",
+    "attention_mixing": "patterns times values",
+    "norms": "norms",
+    "mlp_activation": "MLP activation functions",
+    "mlp_gating": "MLP gates",
+    "output": "output and metric",
+}
+REMEDY_NAMES = {
+    "qk_fix": "Q and K fix",
+    "grad_drop": "GradDrop",
+    "hvp": "HVP",
+    "ms_hvp:5": "MS-HVP, K = 5",
+    "five slopes": "5 slopes",
+}
+#: The symptoms of the three failures, as columns of ``cases``.
+SYMPTOMS = ("row leaves saturation", "opposite signs", "flat start")
+
+
+def _pooled(table: pd.DataFrame, holds: pd.Series):
+    """A share in percent, its interval by prompts."""
+    groups = holds.groupby([table.model, table.setting, table.prompt], sort=False)
+    return bootstrap_share(groups.sum().to_numpy(), groups.size().to_numpy())
+
+
+def counts(table: pd.DataFrame, by: Sequence[str] = ("setting", "model")) -> pd.DataFrame:
+    """Badly misjudged components by verdict.
+
+    Args:
+        table: What ``cases`` returns.
+        by: What makes a row.
+
+    Returns:
+        Columns of ``by``, misjudged, a column for each of the three failures (verdicts), none, and
+        ``AP below half``: how many AP hides or gives the wrong sign.
+    """
+    bad = table[table.bad]
+    rows = []
+    for key, part in bad.groupby(list(by), sort=False):
+        verdicts = {name: int((part.verdict == name).sum()) for name in NAMED}
+        none = len(part) - sum(verdicts.values())
+        row = dict(zip(by, key, strict=True)) | {"misjudged": len(part)} | verdicts
+        rows.append(row | {"none": none, "AP below half": int(part.hides.sum())})
+    return pd.DataFrame(rows)
+
+
+def symptoms(table: pd.DataFrame) -> pd.DataFrame:
+    """How common each symptom is among the misjudged, and among others with large effects.
+
+    Returns:
+        Columns symptom, misjudged and others (percent, ``Interval``), accounts (how many of the
+        misjudged the failure with this symptom accounts for).
+    """
+    rows = []
+    for symptom, name in zip(
+        SYMPTOMS, (d.SATURATION, d.CANCELLATION, d.ZERO_GRADIENT), strict=True
+    ):
+        bad, others = (table[table.bad == side] for side in (True, False))
+        rows.append(
+            {
+                "symptom": symptom,
+                "misjudged": _pooled(bad, bad[symptom]),
+                "others": _pooled(others, others[symptom]),
+                "accounts": int(bad[name].sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def origins(table: pd.DataFrame, by: str = "model") -> pd.DataFrame:
+    """Which kind of operation has the largest part of the error, of misjudged components.
+
+    Returns:
+        Columns operation, and for each value of ``by`` the number of components.
+    """
+    bad = table[table.bad]
+    wide = bad.groupby(["main", by], sort=False).size().unstack(fill_value=0)
+    wide = wide.reindex(NONLINEARITIES, fill_value=0)[list(dict.fromkeys(bad[by]))]
+    wide.insert(0, "operation", [OPERATIONS[kind] for kind in wide.index])
+    return wide.reset_index(drop=True)
+
+
+def remedied(table: pd.DataFrame, group: str = "verdict") -> pd.DataFrame:
+    """What each remedy removes of the errors, by verdict.
+
+    Returns:
+        Columns of ``group``, remedy, n, median (percent removed), halved (percent of components
+        whose error is at least halved, ``Interval``), worse (percent whose error grows).
+    """
+    rows = []
+    for value, part in table[table.bad].groupby(group, sort=False):
+        for remedy in REMEDIES:
+            taken = part[f"removed: {remedy}"].dropna()
+            if len(taken):
+                rows.append(
+                    {
+                        group: value,
+                        "remedy": REMEDY_NAMES[remedy],
+                        "n": len(taken),
+                        "median": 100 * float(taken.median()),
+                        "halved": _pooled(part.loc[taken.index], taken >= 0.5),
+                        "worse": 100 * float((taken < 0).mean()),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def priced(models: Sequence[str], components: str = "heads") -> pd.DataFrame:
+    """What each remedy costs for all components of one prompt of the size of the reference pair.
+
+    Returns:
+        Columns model, remedy, runs, percent (of patching every component). The Q and K fix without
+        GradDrop is one gradient and two runs.
+    """
+    methods = {
+        "grad_drop": "atp_star",
+        "hvp": "hvp",
+        "ms_hvp:5": "ms_hvp:5",
+        "five slopes": "integrated_gradients:5:gausslegendre",
+    }
+    rows = []
+    for model in models:
+        table = prices.counted(model_sizes(model), list(methods.values()), components=components)
+        table = table.set_index("method")
+        for remedy, method in methods.items():
+            row = table.loc[method]
+            rows.append((model, REMEDY_NAMES[remedy], row.runs, row.percent))
+    return pd.DataFrame(rows, columns=["model", "remedy", "runs", "percent"])
+
+
+def fix_passes(models: Sequence[str]) -> dict[str, int]:
+    """Forward runs that the Q and K fix needs beside the gradient, by model."""
+    return {
+        model: passes("atp_star", 10, model_sizes(model).n_layers, "queries").get("forward", 0)
+        for model in models
+    }
+
+
+def queries_and_keys(table: pd.DataFrame) -> pd.DataFrame:
+    """Misjudged queries and keys, by whether their own attention leaves saturation.
+
+    Returns:
+        Columns model, saturated, n, too small (how many of AP's effects), nearer (how many the Q
+        and K fix brings nearer), halved, median (percent removed).
+    """
+    part = table[table.bad & table["removed: qk_fix"].notna()]
+    part = part.assign(saturated=part.saturated_share >= d.MAIN_PART)
+    rows = []
+    for (model, saturated), group in part.groupby(["model", "saturated"], sort=False):
+        taken = group["removed: qk_fix"]
+        rows.append(
+            {
+                "model": model,
+                "saturated": saturated,
+                "n": len(group),
+                "too small": int((group.estimate.abs() < group.truth.abs()).sum()),
+                "nearer": int((taken > 0).sum()),
+                "halved": int((taken >= 0.5).sum()),
+                "median": 100 * float(taken.median()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def hidden_neurons(
+    sweeps: Mapping[str, object], factor: float = 5.0, n_largest: int = 50
+) -> pd.DataFrame:
+    """Neurons among the largest whose effect AP makes too small by a factor, or turns over.
+
+    Args:
+        sweeps: By model, a sweep of neurons.
+        factor: |true effect| / |AP|.
+        n_largest: So many of the largest true effects of each prompt.
+
+    Returns:
+        Columns model, neurons, hidden (how many), turned (wrong sign), largest (factor).
+    """
+    rows = []
+    for model, data in sweeps.items():
+        truth, estimate = (
+            data[name].values.astype(float)
+            for name in ("activation_patching", "attribution_patching")
+        )
+        top = np.argsort(-np.abs(truth), axis=1)[:, :n_largest]
+        f, ap = (np.take_along_axis(v, top, 1) for v in (truth, estimate))
+        ratio = np.abs(f) / np.maximum(np.abs(ap), 1e-30)
+        rows.append(
+            (model, f.size, int((ratio >= factor).sum()), int((f * ap < 0).sum()), ratio.max())
+        )
+    return pd.DataFrame(rows, columns=["model", "neurons", "hidden", "turned", "largest"])
+
+
+def edge_remedies(measured: edges.Measured) -> pd.DataFrame:
+    """Edges: errors of EAP and of the remedies for zero gradients, from chapter 12's results.
+
+    Returns:
+        Columns model, task, method, error (percent of the summed effects of the sampled edges) and
+        missed (percent of the important ones that it calls unimportant), both ``Interval``.
+    """
+    methods = ("EAP", "EAP-IG", "EAP-GP", "HVP, sketched")
+    key = ["model", "task", "method"]
+    table = edges.errors(measured).merge(edges.zero_gradients(measured), on=key)
+    table = table[table.method.isin(methods)]
+    order = table.method.map(methods.index)
+    table = table.assign(order=order).sort_values([*key[:2], "order"], kind="stable")
+    return table[[*key, "error", "missed"]].reset_index(drop=True)
+
+
+def largest_of(table: pd.DataFrame, verdict: str) -> pd.Series | None:
+    """The misjudged component with this verdict and the largest error, if there is one."""
+    part = table[table.bad & (table.verdict == verdict)]
+    return None if part.empty else part.loc[part.percent.idxmax()]
+
+
+def explained(table: pd.DataFrame) -> dict[str, object]:
+    """How many are misjudged, how many a named failure accounts for, and the shares' intervals."""
+    bad = table[table.bad]
+    named = bad.verdict.isin(NAMED)
+    main = bad.main.isin(["mlp_gating", "mlp_activation"])
+    return {
+        "misjudged": len(bad),
+        "named": int(named.sum()),
+        "share": _pooled(bad, named),
+        "mlp": int((main & ~named).sum()),
+        "prompts": len(bad.groupby(["model", "setting", "prompt"])),
+        **{name: int((bad.verdict == name).sum()) for name in NAMED},
+        "listed": common.listed({n: int((bad.verdict == n).sum()) for n in NAMED}, "d"),
+    }
