@@ -1,5 +1,64 @@
 """Chapter 15: which failure it is, in toys, in two models, and with every remedy."""
 
 from .census import BADLY, REMEDIES, SETTINGS, Setting, cases, diagnoses, measure, stored
+from .figures import census_figure, flow_figure, toys_figure
+from .judged import claims, for_scoreboard
+from .tables import (
+    NAMED,
+    OPERATIONS,
+    REMEDY_NAMES,
+    counts,
+    edge_remedies,
+    example,
+    explained,
+    fix_passes,
+    flat_starts,
+    hidden_neurons,
+    origins,
+    priced,
+    queries_and_keys,
+    remedied,
+    remedy_table,
+    symptoms,
+    thresholds,
+)
+from .toys import FLIP, TOYS, closed_forms, derivatives, estimates, rules
 
-__all__ = ["BADLY", "REMEDIES", "SETTINGS", "Setting", "cases", "diagnoses", "measure", "stored"]
+__all__ = [
+    "BADLY",
+    "FLIP",
+    "NAMED",
+    "OPERATIONS",
+    "REMEDIES",
+    "REMEDY_NAMES",
+    "SETTINGS",
+    "TOYS",
+    "Setting",
+    "cases",
+    "census_figure",
+    "claims",
+    "closed_forms",
+    "counts",
+    "derivatives",
+    "diagnoses",
+    "edge_remedies",
+    "estimates",
+    "example",
+    "explained",
+    "fix_passes",
+    "flat_starts",
+    "flow_figure",
+    "for_scoreboard",
+    "hidden_neurons",
+    "measure",
+    "origins",
+    "priced",
+    "queries_and_keys",
+    "remedied",
+    "remedy_table",
+    "rules",
+    "stored",
+    "symptoms",
+    "thresholds",
+    "toys_figure",
+]

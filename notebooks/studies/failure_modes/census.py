@@ -233,7 +233,8 @@ def cases(found: dict[tuple[str, str], xr.Dataset]) -> pd.DataFrame:
         units), percent (|error| of the largest true effect), verdict, main (the kind of operation
         with the largest part), a column for each criterion, ``hides`` (AP below half of the effect
         or of the wrong sign), symptoms ``row leaves saturation``, ``opposite signs`` and ``flat start``,
-        amplification, and ``removed`` by each remedy.
+        amplification, gross error (against both parts), flatness (slope at the base over the mean
+        slope), and ``removed`` by each remedy.
     """
     rows = []
     for (model, setting), data in found.items():
@@ -263,6 +264,8 @@ def cases(found: dict[tuple[str, str], xr.Dataset]) -> pd.DataFrame:
                     "opposite signs": one.direct * one.indirect < 0,
                     "flat start": criteria[d.ZERO_GRADIENT],
                     "amplification": sizes / abs(one.truth),
+                    "gross error": abs(one.error) / sizes,
+                    "flatness": abs(one.estimate) / one.mean_size,
                     **{f"removed: {key}": one.removed(key) for key in one.remedies},
                 }
             )

@@ -119,7 +119,7 @@ def flow_figure(title: str) -> Figure:
     """
     steps = (
         (
-            f"At least {d.MAIN_PART:.0%} of the error\nfrom attention patterns\n"
+            f"At least {100 * d.MAIN_PART:g} % of the error\nfrom attention patterns\n"
             f"that start above {d.SATURATED:g}\nand change?",
             "attention saturation",
             "queries, keys: Q and K fix;\nothers: 5 slopes or a patch",

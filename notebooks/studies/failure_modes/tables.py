@@ -11,7 +11,7 @@ from hvp_utils import bootstrap_share, model_sizes, passes
 from hvp_utils import diagnosis as d
 from hvp_utils.backward_rules import NONLINEARITIES
 
-from .. import common, prices
+from .. import prices
 from ..edges_and_mib import tables as edges
 from .census import REMEDIES
 
@@ -21,13 +21,18 @@ __all__ = [
     "REMEDY_NAMES",
     "counts",
     "edge_remedies",
+    "example",
+    "explained",
+    "fix_passes",
+    "flat_starts",
     "hidden_neurons",
-    "largest_of",
     "origins",
     "priced",
     "queries_and_keys",
     "remedied",
+    "remedy_table",
     "symptoms",
+    "thresholds",
 ]
 
 #: The three failures that have names.
@@ -100,6 +105,64 @@ def symptoms(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def thresholds(table: pd.DataFrame) -> pd.DataFrame:
+    """How many each failure accounts for when one of its thresholds moves.
+
+    Returns:
+        Columns failure, threshold, and the number of misjudged components at a stricter value, at
+        the one used, and at a looser one; ``values`` says which they are.
+    """
+    bad = table[table.bad]
+    counted = {
+        (d.SATURATION, "part of the error"): (
+            (0.75, d.MAIN_PART, 0.25),
+            lambda x: (bad.pattern_share >= x) & (bad.saturated_share >= d.MAIN_PART),
+        ),
+        (d.SATURATION, "part from saturated rows"): (
+            (0.75, d.MAIN_PART, 0.25),
+            lambda x: (bad.pattern_share >= d.MAIN_PART) & (bad.saturated_share >= x),
+        ),
+        (d.CANCELLATION, "both parts over the total"): (
+            (2 * d.AMPLIFIED, d.AMPLIFIED, d.AMPLIFIED / 2),
+            lambda x: _cancels(bad, x, d.MISJUDGED),
+        ),
+        (d.CANCELLATION, "error against both parts"): (
+            (d.MISJUDGED / 2, d.MISJUDGED, 2 * d.MISJUDGED),
+            lambda x: _cancels(bad, d.AMPLIFIED, x),
+        ),
+        (d.ZERO_GRADIENT, "slope over mean slope"): (
+            (d.FLAT / 2, d.FLAT, 2 * d.FLAT),
+            lambda x: bad.flatness <= x,
+        ),
+    }
+    rows = []
+    for (failure, name), (values, holds) in counted.items():
+        numbers = [int(holds(x).sum()) for x in values]
+        row = dict(zip(("stricter", "used", "looser"), numbers, strict=True))
+        told = ", ".join(f"{x:g}" for x in values)
+        rows.append({"failure": failure, "threshold": name, **row, "values": told})
+    return pd.DataFrame(rows)
+
+
+def _cancels(bad: pd.DataFrame, amplified: float, gross: float) -> pd.Series:
+    large = bad.amplification >= amplified
+    return bad["opposite signs"] & large & (bad["gross error"] <= gross)
+
+
+def flat_starts(table: pd.DataFrame) -> pd.DataFrame:
+    """Zero gradients by setting, among the misjudged and other large components.
+
+    Returns:
+        Columns setting, components, flat (percent with a zero gradient, ``Interval``), median (of
+        the slope at the base over the mean slope, in percent).
+    """
+    rows = [
+        (setting, len(part), _pooled(part, part["flat start"]), 100 * part.flatness.median())
+        for setting, part in table.groupby("setting", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["setting", "components", "flat", "median"])
 
 
 def origins(table: pd.DataFrame, by: str = "model") -> pd.DataFrame:
@@ -241,10 +304,43 @@ def edge_remedies(measured: edges.Measured) -> pd.DataFrame:
     return table[[*key, "error", "missed"]].reset_index(drop=True)
 
 
-def largest_of(table: pd.DataFrame, verdict: str) -> pd.Series | None:
-    """The misjudged component with this verdict and the largest error, if there is one."""
-    part = table[table.bad & (table.verdict == verdict)]
-    return None if part.empty else part.loc[part.percent.idxmax()]
+def example(table: pd.DataFrame, model: str, setting: str, verdict: str) -> pd.Series:
+    """The misjudged component with this verdict and the largest error; of any, if none has it.
+
+    Raises:
+        ValueError: Nothing is misjudged there.
+    """
+    part = table[table.bad & (table.model == model) & (table.setting == setting)]
+    if part.empty:
+        raise ValueError(f"No component of {model} is badly misjudged in {setting!r}.")
+    same = part[part.verdict == verdict]
+    part = part if same.empty else same
+    return part.loc[part.percent.idxmax()]
+
+
+def remedy_table(table: pd.DataFrame, price: pd.DataFrame, model: str) -> pd.DataFrame:
+    """For a reader: of how many misjudged components each remedy at least halves the error.
+
+    Args:
+        table: What ``cases`` returns.
+        price: What ``priced`` returns.
+        model: Whose prices are shown.
+
+    Returns:
+        Columns remedy, price (runs a head; a run is one exact patch), one for each verdict that occurs
+        ("9 of 12"), and worse (how often the error grows).
+    """
+    bad, runs = table[table.bad], price[price.model == model].set_index("remedy").percent / 100
+    rows = []
+    for remedy, name in REMEDY_NAMES.items():
+        row = {"remedy": name, "price": runs.get(name, float("nan"))}
+        for verdict in (*NAMED, d.OTHER):
+            taken = bad[bad.verdict == verdict][f"removed: {remedy}"].dropna()
+            if (bad.verdict == verdict).any():
+                row[verdict] = f"{(taken >= 0.5).sum()} of {len(taken)}" if len(taken) else "–"
+        taken = bad[f"removed: {remedy}"].dropna()
+        rows.append(row | {"worse": f"{(taken < 0).sum()} of {len(taken)}"})
+    return pd.DataFrame(rows)
 
 
 def explained(table: pd.DataFrame) -> dict[str, object]:
@@ -258,6 +354,7 @@ def explained(table: pd.DataFrame) -> dict[str, object]:
         "share": _pooled(bad, named),
         "mlp": int((main & ~named).sum()),
         "prompts": len(bad.groupby(["model", "setting", "prompt"])),
+        "patterns": int(((bad.main == "attention_pattern") & ~named).sum()),
+        "unresolved": int((bad.left_share.abs() > 0.1).sum()),
         **{name: int((bad.verdict == name).sum()) for name in NAMED},
-        "listed": common.listed({n: int((bad.verdict == n).sum()) for n in NAMED}, "d"),
     }
