@@ -1,0 +1,70 @@
+"""The figure: the bound against the number of subsets."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ..panels import headline
+from .measuring import CONTROLS
+
+__all__ = ["bounds_figure"]
+
+#: Name, colour (Okabe and Ito), marker and line of each control.
+_LOOKS = {
+    CONTROLS[0]: ("subsets alone", "#E69F00", "s", "--"),
+    CONTROLS[1]: ("attribution patching as control", "#0072B2", "o", "-"),
+}
+
+
+def bounds_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Bounds by number of subsets, a panel for each model and kind of components.
+
+    Args:
+        table: What ``bounds`` returns.
+        title: What the figure says.
+    """
+    settings = list(table.groupby(["model", "components"], sort=False))
+    columns = table.components.nunique()
+    rows = -(-len(settings) // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 2.9 * rows + 0.4), squeeze=False, sharex=True
+    )
+    for ax, ((model, components), part) in zip(axes.flat, settings, strict=True):
+        for control, (label, colour, marker, line) in _LOOKS.items():
+            one = part[part.control == control]
+            ax.plot(
+                one.n_subsets, one.bound, color=colour, marker=marker, ls=line, label=label, ms=6
+            )
+        first = part.iloc[0]
+        ends = np.array([part.n_subsets.min(), part.n_subsets.max()])
+        kind = "largest missed effect" + ("" if first.every else " among those checked")
+        ax.plot(ends, [first.missed] * 2, color="black", lw=1.5, label=kind)
+        ax.plot(
+            ends, [first.shown] * 2, color="#777777", lw=1.2, ls=":", label="largest effect shown"
+        )
+        ax.set(xscale="log", yscale="log", title=f"{model}, {first.n:,} {components}")
+        ax.title.set(fontsize=10, weight="normal")
+        ax.xaxis.set_major_locator(FixedLocator(sorted(part.n_subsets.unique())))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.yaxis.set_major_locator(FixedLocator([0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30]))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    for ax in axes[-1]:
+        ax.set_xlabel("random subsets that are run")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("|effect|   [nats]")
+    # Both kinds of truth line are the same line, so one key with every label used.
+    seen = {}
+    for ax in axes.flat:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            seen.setdefault(label, handle)
+    for ax in list(axes.flat)[len(settings) :]:
+        ax.set_axis_off()
+    fig.legend(seen.values(), seen, loc="outside lower center", ncols=2, fontsize=9)
+    headline(fig, title)
+    return fig
