@@ -173,6 +173,7 @@ CANCELS = {
     "truth": 0.2,
     "estimate": -0.1,
     "direct": 5.0,
+    "slopes": (0.2,) * 5,
     "remedies": {"grad_drop": 0.2, "hvp": 0.2, "five slopes": 0.2},
 }
 FLAT_START = {"estimate": 0.01}
@@ -200,7 +201,7 @@ def table():
 
 
 def test_cases(table):
-    assert len(table) == 15 and table.bad.sum() == 8
+    assert len(table) == 16 and table.bad.sum() == 8
     assert table.verdict[~table.bad].eq(d.NO_FAILURE).all()
     first = table.iloc[0]
     assert (first.percent, first.main, first.main_share) == (25.0, "mlp_gating", 1.0)
@@ -226,7 +227,7 @@ def test_counts(table):
 def test_symptoms(table):
     rows = study.symptoms(table).set_index("symptom")
     assert rows.misjudged["row leaves saturation"].estimate == pytest.approx(100 * 3 / 8)
-    assert rows.others["row leaves saturation"].estimate == pytest.approx(100 / 7)
+    assert rows.others["row leaves saturation"].estimate == pytest.approx(100 / 8)
     assert rows.accounts.to_list() == [3, 1, 1]
 
 

@@ -254,19 +254,24 @@ def cases(found: dict[tuple[str, str], xr.Dataset]) -> pd.DataFrame:
                     "percent": 100 * abs(one.error) / float(data.largest[i]),
                     "verdict": one.verdict if data.bad[i] else d.NO_FAILURE,
                     "main": one.main_part,
-                    "main_share": one.parts[one.main_part] / one.error,
-                    "pattern_share": one.parts["attention_pattern"] / one.error,
-                    "left_share": one.left_over / one.error,
+                    "main_share": _over(one.parts[one.main_part], one.error),
+                    "pattern_share": _over(one.parts["attention_pattern"], one.error),
+                    "left_share": _over(one.left_over, one.error),
                     **criteria,
-                    "hides": one.estimate / one.truth < 0.5,
+                    "hides": _over(one.estimate, one.truth) < 0.5,
                     "saturated_share": one.saturated_share,
                     "row leaves saturation": one.saturated_share > 0,
                     "opposite signs": one.direct * one.indirect < 0,
                     "flat start": criteria[d.ZERO_GRADIENT],
-                    "amplification": sizes / abs(one.truth),
-                    "gross error": abs(one.error) / sizes,
-                    "flatness": abs(one.estimate) / one.mean_size,
+                    "amplification": _over(sizes, abs(one.truth)),
+                    "gross error": _over(abs(one.error), sizes),
+                    "flatness": _over(abs(one.estimate), one.mean_size),
                     **{f"removed: {key}": one.removed(key) for key in one.remedies},
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _over(part: float, whole: float) -> float:
+    """A ratio, NaN where there is nothing to divide by."""
+    return part / whole if whole else float("nan")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import bootstrap_share, model_sizes, passes
+from hvp_utils import Interval, bootstrap_share, model_sizes, passes
 from hvp_utils import diagnosis as d
 from hvp_utils.backward_rules import NONLINEARITIES
 
@@ -58,8 +58,10 @@ SYMPTOMS = ("row leaves saturation", "opposite signs", "flat start")
 
 
 def _pooled(table: pd.DataFrame, holds: pd.Series):
-    """A share in percent, its interval by prompts."""
+    """A share in percent with its interval, from whole prompts resampled."""
     groups = holds.groupby([table.model, table.setting, table.prompt], sort=False)
+    if groups.ngroups < 2:  # nothing to resample
+        return Interval(100 * float(holds.mean()), float("nan"), float("nan"))
     return bootstrap_share(groups.sum().to_numpy(), groups.size().to_numpy())
 
 
@@ -257,7 +259,8 @@ def queries_and_keys(table: pd.DataFrame) -> pd.DataFrame:
                 "median": 100 * float(taken.median()),
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["model", "saturated", "n", "too small", "nearer", "halved", "median"]
+    return pd.DataFrame(rows, columns=columns).astype({"saturated": bool})
 
 
 def hidden_neurons(
