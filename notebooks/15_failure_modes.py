@@ -173,17 +173,16 @@ _ = study.census_figure(
 )
 
 # %%
-signs = study.symptoms(table).set_index("symptom")
-seen = signs.loc["row leaves saturation"]
+signs, soft = study.symptoms(table).set_index("symptom"), study.softmax_cases(table)
 n_seen = int((table.bad & table["row leaves saturation"]).sum())
-opposite = signs.loc["opposite signs"]
+seen, opposite = signs.loc["row leaves saturation"], signs.loc["opposite signs"]
 
 # %% tags=["hide-input"]
-Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f} % (95 % interval over {told["prompts"]} prompts and settings). In {told["patterns"]} of the others attention patterns have the largest part of the error *without*
-saturation: a softmax bends most at medium probabilities. In {told["mlp"]} it is an MLP.
+Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f} % (95 % interval over prompts). In {told["patterns"]} of the others attention patterns have the largest part of the error,
+*without* saturation: a softmax bends most in between, and half of the probabilities that move start between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}. In {told["mlp"]} it is an MLP, its gate or its activation function.
 
-The symptoms alone mislead. A row that leaves saturation is seen in {n_seen} misjudged components, and saturation explains {seen.accounts} of them. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
-in {opposite.others.estimate:.0f} % of other large components; cancellation explains {opposite.accounts}.""")
+The symptoms mislead. Rows that leave saturation are seen in {n_seen} misjudged components, and explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
+in {opposite.others.estimate:.0f} % of other large components; cancellation explains {opposite.accounts}. We searched with criteria fixed first; where they find next to nothing, that is the finding.""")
 
 # %% [markdown]
 # ## Which remedy?
@@ -198,11 +197,12 @@ common.show(
 
 # %%
 fixed = study.queries_and_keys(table)
-sat, rest = fixed[fixed.saturated], fixed[~fixed.saturated]
+n_fixed, n_both = fixed.halved.sum(), fixed.n.sum()
+n_drop = int((table["removed: grad_drop"] >= 0.5)[table.bad].sum())
 
 # %% tags=["hide-input"]
-Markdown(f"""The Q and K fix earns its price, two runs and a gradient for *all* queries or keys. It halves the error of {sat.halved.sum()} of {sat.n.sum()} that leave saturation, and of {rest.halved.sum()} of {rest.n.sum()} others: a softmax need not be saturated to bend. For heads and neurons
-there is no such fix. GradDrop has no sign and no scale: it ranks. Slopes along the path repair whatever it is, for more runs than an exact patch, which is one run and has no error.""")
+Markdown(f"""The Q and K fix earns its price, two runs and a gradient for *all* queries or keys: it halves {n_fixed} of {n_both} errors. It was made for saturation, and repairs any softmax. For heads and neurons there is no such fix. GradDrop has no sign; as a size it is
+nearer by half in {n_drop} of {told["misjudged"]}. Slopes along the path repair whatever it is, for more runs than an exact patch, which is one run and has no error.""")
 
 # %% mystnb={"image": {"alt": "Flow chart. AP is far from an exact patch. Question one: is at least half of the error from attention patterns that start above 0.95 and change? Yes: attention saturation; Q and K fix for queries and keys, five slopes or a patch for others. No, question two: direct and indirect effect of opposite sign, together five times the total, each well judged? Yes: effect cancellation; GradDrop to find it, a patch to measure it. No, question three: slope at the base below a tenth of the mean slope along the path? Yes: zero gradient; slopes along the path, EAP-IG for edges, or a metric that is not flat. No: curvature elsewhere; MS-HVP, five slopes, or keep the patch."}}
 _ = study.flow_figure("Which check, which failure, which remedy")
@@ -210,8 +210,8 @@ _ = study.flow_figure("Which check, which failure, which remedy")
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"]:.0f} %). Saturation is the one to look for, and among queries and keys its remedy works: it halves {sat.halved.sum()} of {sat.n.sum()} errors for two runs. For the rest it does not matter
-what the failure is called: patch what matters, exactly. A diagnosis tells *why*; it costs more than the patch that tells *how much*.
+**Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"]:.0f} %). What bends most often is an attention pattern, but at medium probabilities. The Q and K fix repairs that where it applies ({n_fixed} of {n_both} errors
+at least halved, for two runs). Elsewhere the name of a failure changes nothing: patch what matters, exactly. A diagnosis says *why*, and costs more than the patch that says *how much*.
 :::""")
 
 # %% [markdown]

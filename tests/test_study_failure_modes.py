@@ -240,6 +240,18 @@ def test_thresholds_at_their_values_give_the_counts(table):
     assert rows.loc[d.ZERO_GRADIENT, "slope over mean slope"]["values"] == "0.05, 0.1, 0.2"
 
 
+def test_softmax_cases():
+    def row(start, end):
+        return d.Reader("L1H0", 3, 2, start, end, 0.0, 0.1)
+
+    ends = ((0.02, 0.6), (0.02, 0.05), (0.96, 0.1), (0.5, 0.9))
+    group = [a_case(**(SHARP | {"reader": row(*both)})) for both in ends] + [a_case()]
+    data = census._dataset([(0, bad, 4.0, one) for bad, one in group])
+    found = study.softmax_cases(study.cases({("a", "queries, IOI"): data}))
+    assert (found["n"], found["near"], found["too small"]) == (4, 2, 2)
+    assert found["middle"] == pytest.approx((0.02, 0.615))
+
+
 def test_flat_starts(table):
     rows = study.flat_starts(table).set_index("setting")
     assert rows.flat["heads, IOI"].estimate == pytest.approx(100 / 6)

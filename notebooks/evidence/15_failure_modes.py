@@ -132,6 +132,13 @@ common.show(
 moved = study.thresholds(table)
 common.show(moved, caption="Misjudged components that meet a criterion, when one threshold moves.")
 
+# %%
+soft = study.softmax_cases(table)
+Markdown(
+    f"""The tutorial says "near 0 or 1", and our criterion looks at 1 alone: where a row is not saturated, a key near 0 is just a key among others. Read wider, which we did after the search, saturation means that the key which changes most, in the row that contributes
+most, starts below {1 - d.SATURATED:.2f} or above {d.SATURATED:.2f} and moves by {d.CHANGED:g}. Of {soft["n"]} components with at least half of their error from patterns that holds for {soft["near"]}; AP makes {soft["too small"]} of these too small. Half of all starts lie between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}."""
+)
+
 # %% [markdown]
 # The probability 0.95 itself is not moved: it is the tutorial's, and what is stored knows only rows above it.
 #

@@ -19,6 +19,7 @@ from .tables import (
     queries_and_keys,
     remedied,
     remedy_table,
+    softmax_cases,
     symptoms,
     thresholds,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "remedied",
     "remedy_table",
     "rules",
+    "softmax_cases",
     "stored",
     "symptoms",
     "thresholds",

@@ -233,7 +233,8 @@ def cases(found: dict[tuple[str, str], xr.Dataset]) -> pd.DataFrame:
         units), percent (|error| of the largest true effect), verdict, main (the kind of operation
         with the largest part), a column for each criterion, ``hides`` (AP below half of the effect
         or of the wrong sign), symptoms ``row leaves saturation``, ``opposite signs`` and ``flat start``,
-        amplification, gross error (against both parts), flatness (slope at the base over the mean
+        the probabilities ``reader base`` and ``reader patched`` of the attention row that contributes
+        most, amplification, gross error (against both parts), flatness (slope at the base over the mean
         slope), and ``removed`` by each remedy.
     """
     rows = []
@@ -260,6 +261,8 @@ def cases(found: dict[tuple[str, str], xr.Dataset]) -> pd.DataFrame:
                     **criteria,
                     "hides": _over(one.estimate, one.truth) < 0.5,
                     "saturated_share": one.saturated_share,
+                    "reader base": one.reader.base if one.reader else float("nan"),
+                    "reader patched": one.reader.patched if one.reader else float("nan"),
                     "row leaves saturation": one.saturated_share > 0,
                     "opposite signs": one.direct * one.indirect < 0,
                     "flat start": criteria[d.ZERO_GRADIENT],

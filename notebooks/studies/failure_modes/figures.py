@@ -77,15 +77,15 @@ def census_figure(table: pd.DataFrame, title: str) -> Figure:
         start += number
     left.invert_yaxis()
     left.set(xlabel="badly misjudged components")
+    fig.legend(loc="outside lower center", ncols=4, fontsize=9)
     left.grid(axis="y", visible=False)
-    left.legend(fontsize=8, loc="lower right")
     left.set_title("which failure", fontsize=10, weight="normal")
     number = bad.groupby("main").size().reindex(NONLINEARITIES, fill_value=0)
     number = number.sort_values(ascending=False)
     right.barh([OPERATIONS[kind] for kind in number.index], number, color="#009E73")
     right.invert_yaxis()
     right.grid(axis="y", visible=False)
-    right.set(xlabel="badly misjudged components")
+    right.set(xlabel="badly misjudged")
     right.set_title("largest part of the error", fontsize=10, weight="normal")
     headline(fig, title)
     return fig

@@ -31,6 +31,7 @@ __all__ = [
     "queries_and_keys",
     "remedied",
     "remedy_table",
+    "softmax_cases",
     "symptoms",
     "thresholds",
 ]
@@ -146,6 +147,29 @@ def thresholds(table: pd.DataFrame) -> pd.DataFrame:
         told = ", ".join(f"{x:g}" for x in values)
         rows.append({"failure": failure, "threshold": name, **row, "values": told})
     return pd.DataFrame(rows)
+
+
+def softmax_cases(table: pd.DataFrame) -> dict[str, object]:
+    """Misjudged components whose error comes from attention patterns, by where the softmax starts.
+
+    A wider reading of saturation, made after the search: the key that changes most in the row that
+    contributes most starts near 0 or near 1.
+
+    Returns:
+        n (patterns are at least half of the error), near (of these, the key starts at most
+        1 - ``SATURATED`` or at least ``SATURATED``, and changes), too small (of ``near``, AP's is
+        the smaller effect), middle (the interquartile range of all starts).
+    """
+    part = table[table.bad & (table.pattern_share >= d.MAIN_PART)]
+    start, change = part["reader base"], (part["reader patched"] - part["reader base"]).abs()
+    near = ((start <= 1 - d.SATURATED) | (start >= d.SATURATED)) & (change >= d.CHANGED)
+    small = part.estimate.abs() < part.truth.abs()
+    return {
+        "n": len(part),
+        "near": int(near.sum()),
+        "too small": int((near & small).sum()),
+        "middle": tuple(start.quantile([0.25, 0.75])) if len(part) else (np.nan, np.nan),
+    }
 
 
 def _cancels(bad: pd.DataFrame, amplified: float, gross: float) -> pd.Series:
