@@ -366,12 +366,12 @@ def test_claims(table):
     assert found["EAP-GP"] == "holds"
     assert study.claims(table, NEURONS, edges_table(40))[-1].verdict == "does not hold here"
     none = NEURONS.assign(hidden=0)
-    assert study.for_scoreboard(table, none)[1].verdict == "does not hold here"
+    assert judged._cancellation(table, none).verdict == "does not hold here"
 
 
 def test_claims_without_examples(table):
     plain = table[(table.verdict != d.SATURATION) & (table.verdict != d.CANCELLATION)]
-    saturation, _ = study.for_scoreboard(plain, NEURONS)
+    saturation = judged._saturation(plain)
     assert saturation.verdict == "does not hold here" and "none found" in saturation.here
     assert judged._graddrop(plain).verdict == "cannot be tested here"
 

@@ -2,7 +2,7 @@
 
 from .census import BADLY, REMEDIES, SETTINGS, Setting, cases, diagnoses, measure, stored
 from .figures import census_figure, flow_figure, toys_figure
-from .judged import claims, for_scoreboard
+from .judged import claims
 from .tables import (
     NAMED,
     OPERATIONS,
@@ -49,7 +49,6 @@ __all__ = [
     "fix_passes",
     "flat_starts",
     "flow_figure",
-    "for_scoreboard",
     "hidden_neurons",
     "measure",
     "origins",
