@@ -332,6 +332,10 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="not of edges"):
         d.diagnose(PatchedMetric(model, tiny_pair(), "edges"), 0)
     M = metric()
+    M.components = object()  # features are given as an object
+    with pytest.raises(ValueError, match="not of object"):
+        d.diagnose(M, 0)
+    M = metric()
     with pytest.raises(ValueError, match="No component is called 'L9H9'"):
         d.diagnose(M, "L9H9")
     with pytest.raises(ValueError, match="no component 12: there are 12"):

@@ -106,7 +106,8 @@ def _checked(M: PatchedMetric, components: list[str | int]) -> Int[Tensor, " m"]
             f"A diagnosis is of one prompt, and this is M of {M.n_prompts}: paths have "
             "no mean. Make a PatchedMetric of the prompt in question."
         )
-    if (kind := M.components.partition(":")[0]) not in NODE_KINDS:
+    kinds = M.components if isinstance(M.components, str) else type(M.components).__name__
+    if (kind := kinds.partition(":")[0]) not in NODE_KINDS:
         raise ValueError(f"A diagnosis is of nodes ({', '.join(NODE_KINDS)}), not of {kind}.")
     if not components:
         raise ValueError("There is nothing to diagnose: components is empty.")

@@ -1,6 +1,6 @@
 """What the tutorial and the papers say of each failure and its remedy, beside what was found.
 
-Rules were written before the census was finished.
+Rules were written before any result of the search was looked at.
 """
 
 from __future__ import annotations
