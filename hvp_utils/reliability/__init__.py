@@ -1,4 +1,4 @@
-"""When to trust attribution patching: scores, bounds, and the Screen-Flag-Fix workflow."""
+"""When to trust attribution patching: scores, bounds, Screen-Flag-Fix, what was missed."""
 
 from .bounds import (
     ErrorBounds,
@@ -10,20 +10,24 @@ from .bounds import (
     selective_bound,
     slack,
 )
+from .missed import MissedBound, missed_bound, subsets_needed
 from .screening import Screen, Screened, row_screen, screen, screen_flag_fix
 
 __all__ = [
     "ErrorBounds",
+    "MissedBound",
     "Screen",
     "Screened",
     "SelectiveBound",
     "error_bounds",
     "flag",
     "hessian_lipschitz",
+    "missed_bound",
     "reliability_score",
     "row_screen",
     "screen",
     "screen_flag_fix",
     "selective_bound",
     "slack",
+    "subsets_needed",
 ]
