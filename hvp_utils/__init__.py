@@ -79,12 +79,14 @@ if TYPE_CHECKING:
     )
     from hvp_utils.reliability import (
         ErrorBounds,
+        MissedBound,
         Screen,
         Screened,
         SelectiveBound,
         error_bounds,
         flag,
         hessian_lipschitz,
+        missed_bound,
         reliability_score,
         row_screen,
         screen,
@@ -137,8 +139,9 @@ _EXPORTS = {
     "patched_metric": "AxisDerivatives PatchedMetric",
     "plans": "ModelSizes Plan measure_rate model_sizes pass_flops passes plan",
     "reliability": (
-        "ErrorBounds Screen Screened SelectiveBound error_bounds flag hessian_lipschitz "
-        "reliability_score row_screen screen screen_flag_fix selective_bound slack"
+        "ErrorBounds MissedBound Screen Screened SelectiveBound error_bounds flag "
+        "hessian_lipschitz missed_bound reliability_score row_screen screen screen_flag_fix "
+        "selective_bound slack"
     ),
     "stats": (
         "Auroc Interval PairedTest bootstrap_ci bootstrap_share kendall_tau paired_bootstrap "
