@@ -96,6 +96,7 @@ def exact(
     every: int | None = None,
     some: int = SOME,
     store: str | Path | None = "results/missed",
+    device: str | None = None,
 ) -> xr.Dataset:
     """Exact effects on one prompt pair: of all components, or of those where a large one may be.
 
@@ -107,6 +108,7 @@ def exact(
         every: Up to so many components are all patched; by default see ``EVERY``.
         some: Of more, so many that follow in the screen's order, and as many at random.
         store: Folder of the files, or None.
+        device: Where to load a model that is given by name.
 
     Returns:
         ``number`` and ``effect`` [patched] of what was patched, ``shown`` [shown], the numbers of
@@ -117,7 +119,7 @@ def exact(
     identity |= {"n_shown": n_shown, "every": every, "some": some}
 
     def run() -> xr.Dataset:
-        bridge, M = _metric(model, kind, pair)
+        bridge, M = _metric(model, kind, pair, device)
         order = row_screen(M).size.argsort(descending=True, stable=True).cpu()
         which = torch.arange(M.n)
         if M.n > every:
@@ -144,6 +146,7 @@ def measure(
     subsets: Sequence[int] = SUBSETS,
     seed: int = 0,
     store: str | Path | None = "results/missed",
+    device: str | None = None,
     **options,
 ) -> xr.Dataset:
     """Bounds on what was missed among all components of a kind, on one prompt pair.
@@ -155,6 +158,7 @@ def measure(
         subsets: Numbers of subsets.
         seed: Seed of the subsets.
         store: Folder of the files, or None.
+        device: Where to load a model that is given by name.
         options: Those of ``exact``.
 
     Returns:
@@ -163,13 +167,13 @@ def measure(
         was patched and not shown, the share of effects below their own bounds. ``size`` is that of
         the subsets, ``batch_size`` the runs in a batch.
     """
-    truth = exact(model, kind, pair, store=store, **options)
+    truth = exact(model, kind, pair, store=store, device=device, **options)
     path, identity = _place(model, kind, "bounds", store, pair)
     identity |= {"seed": seed, "subsets": " ".join(map(str, subsets)), "p": SHARES[kind]}
     identity |= {"n_shown": len(truth.shown), "confidence": CONFIDENCE}
 
     def run() -> xr.Dataset:
-        bridge, M = _metric(model, kind, pair)
+        bridge, M = _metric(model, kind, pair, device)
         M, ap = Remembered(M), attribution_patching(M)
         shown = truth.shown.values.tolist()
         unseen = ~np.isin(truth.number.values, shown)
@@ -201,10 +205,11 @@ def measure(
 def coverage(
     model: str | TransformerBridge,
     task: str = "ioi",
-    n_prompts: int = 8,
+    n_prompts: int = 5,
     n_seeds: int = 10,
     subsets: Sequence[int] = HEADS_SUBSETS,
     store: str | Path | None = "results/missed",
+    device: str | None = None,
 ) -> xr.Dataset:
     """Bounds for the heads of many prompts, each with many seeds, beside the truth.
 
@@ -218,6 +223,7 @@ def coverage(
         n_seeds: Draws of subsets on each.
         subsets: Numbers of subsets.
         store: Folder of the files, or None.
+        device: Where to load a model that is given by name.
 
     Returns:
         ``bound`` and ``own`` (the bound of the component with the largest missed effect by itself)
@@ -235,7 +241,7 @@ def coverage(
     }
 
     def run() -> xr.Dataset:
-        bridge = load_model(model) if isinstance(model, str) else model
+        bridge = load_model(model, device=device) if isinstance(model, str) else model
         most = sorted(subsets, reverse=True)
         shape = (n_prompts, n_seeds, len(CONTROLS), len(most))
         bound, own = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -271,9 +277,9 @@ def coverage(
 
 
 def _metric(
-    model: str | TransformerBridge, kind: str, pair: PromptPair | None
+    model: str | TransformerBridge, kind: str, pair: PromptPair | None, device: str | None
 ) -> tuple[TransformerBridge, PatchedMetric]:
-    bridge = load_model(model) if isinstance(model, str) else model
+    bridge = load_model(model, device=device) if isinstance(model, str) else model
     return bridge, PatchedMetric(bridge, pair or reference_pair(), kind)
 
 
