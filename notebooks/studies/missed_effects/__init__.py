@@ -20,9 +20,21 @@ from .measuring import (
     SUBSETS,
     coverage,
     exact,
+    left_out,
     measure,
 )
-from .tables import NAMES, bounds, held, load, load_coverage, overview, runs, shrinkage
+from .tables import (
+    NAMES,
+    bounds,
+    held,
+    left_out_table,
+    load,
+    load_coverage,
+    overview,
+    runs,
+    shrinkage,
+    summary,
+)
 
 __all__ = [
     "CONFIDENCE",
@@ -42,10 +54,13 @@ __all__ = [
     "coverage",
     "exact",
     "held",
+    "left_out",
+    "left_out_table",
     "load",
     "load_coverage",
     "measure",
     "overview",
     "runs",
     "shrinkage",
+    "summary",
 ]

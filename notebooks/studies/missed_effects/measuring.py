@@ -39,10 +39,12 @@ __all__ = [
     "KINDS",
     "SHARES",
     "SHOWN",
+    "SOME",
     "SUBSETS",
     "Remembered",
     "coverage",
     "exact",
+    "left_out",
     "measure",
 ]
 
@@ -272,6 +274,53 @@ def coverage(
             coords={"control": list(CONTROLS), "n_subsets": most},
             attrs=provenance(bridge) | {"n": M.n},
         ).sortby("n_subsets")
+
+    return common.kept(path, identity, run)
+
+
+def left_out(
+    model: str | TransformerBridge,
+    pair: PromptPair | None = None,
+    n_subsets: int = HEADS_SUBSETS[-1],
+    store: str | Path | None = "results/missed",
+    device: str | None = None,
+) -> xr.Dataset:
+    """What it brings to leave the components that were shown out of the subsets, on heads.
+
+    Args:
+        model: A name, or a model.
+        pair: The reference pair by default.
+        n_subsets: How many subsets.
+        store: Folder of the files, or None.
+        device: Where to load a model that is given by name.
+
+    Returns:
+        ``bound`` [subsets, control], with subsets ``"of all"`` and ``"of the rest"``, and
+        ``missed``, the largest effect that was not shown.
+    """
+    path, identity = _place(model, "heads", "left_out", store, pair)
+    identity |= {"n_subsets": n_subsets, "p": SHARES["heads"], "share_shown": HEADS_SHOWN}
+
+    def run() -> xr.Dataset:
+        bridge, M = _metric(model, "heads", pair, device)
+        truth, ap = activation_patching(M).abs().cpu(), attribution_patching(M)
+        shown = ap.abs().cpu().topk(int(HEADS_SHOWN * M.n)).indices
+        truth[shown] = -1.0
+        again = Remembered(M)
+        bound = [
+            [
+                missed_bound(
+                    again, shown, n_subsets, SHARES["heads"], CONFIDENCE, control, patched
+                ).bound
+                for control in (None, ap)
+            ]
+            for patched in (True, False)
+        ]
+        return xr.Dataset(
+            {"bound": (("subsets", "control"), bound), "missed": truth.max().item()},
+            coords={"subsets": ["of all", "of the rest"], "control": list(CONTROLS)},
+            attrs=provenance(bridge),
+        )
 
     return common.kept(path, identity, run)
 

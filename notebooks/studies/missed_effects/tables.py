@@ -11,17 +11,19 @@ from scipy.stats import binomtest
 
 from hvp_utils import Interval, ModelSizes, model_sizes, pass_flops
 
-from .measuring import CONTROLS, KINDS, coverage, measure
+from .measuring import CONTROLS, KINDS, coverage, left_out, measure
 
 __all__ = [
     "NAMES",
     "bounds",
     "held",
+    "left_out_table",
     "load",
     "load_coverage",
     "overview",
     "runs",
     "shrinkage",
+    "summary",
 ]
 
 NAMES = {"neurons_pre": "neurons", "edges": "edges", "heads": "heads"}
@@ -130,6 +132,29 @@ def overview(table: pd.DataFrame, n_subsets: int | None = None) -> pd.DataFrame:
     return order.merge(wide.reset_index().rename_axis(columns=None), on=["model", "components"])
 
 
+def summary(table: pd.DataFrame, n_subsets: int | None = None) -> pd.DataFrame:
+    """``overview`` for a lesson, a row for each model and kind.
+
+    Returns:
+        Columns model, components, shown and missed (the largest effects of each, in units of the
+        metric; of edges the largest missed of those that were checked), subsets alone and with AP
+        (the bounds), and price, % (of patching every component).
+    """
+    wide = overview(table, n_subsets)
+    counted = [f"{n:,} {kind}" for n, kind in zip(wide.n, wide.components, strict=True)]
+    return pd.DataFrame(
+        {
+            "model": wide.model,
+            "components": counted,
+            "shown": wide.shown,
+            "missed": wide.missed,
+            "subsets alone": wide[CONTROLS[0]],
+            "with AP": wide[CONTROLS[1]],
+            "price, %": wide.percent,
+        }
+    )
+
+
 def held(covered: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """How often the bound held on heads, over prompts and draws.
 
@@ -158,6 +183,20 @@ def held(covered: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def left_out_table(models: Sequence[str], **options) -> pd.DataFrame:
+    """What ``left_out`` returns, of several models; ``options`` are its own.
+
+    Returns:
+        Columns model, subsets, missed, and one for each control: the bounds.
+    """
+    parts = []
+    for model in models:
+        data = left_out(model, **options)
+        part = data.bound.to_pandas().reset_index().rename_axis(columns=None)
+        parts.append(part.assign(model=model, missed=float(data.missed)))
+    return pd.concat(parts, ignore_index=True)[["model", "subsets", "missed", *CONTROLS]]
 
 
 def shrinkage(table: pd.DataFrame) -> pd.Series:
