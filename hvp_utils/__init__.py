@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         relp_rules,
     )
     from hvp_utils.claims import VERDICTS, Claim, claims_table, verdict, write_claims
-    from hvp_utils.components import COMPONENT_KINDS, Site, find_sites
+    from hvp_utils.components import COMPONENT_KINDS, SAEFeatures, Site, find_sites
     from hvp_utils.costs import Costs, measure_costs
     from hvp_utils.curvature import (
         Diagonal,
@@ -94,6 +94,7 @@ if TYPE_CHECKING:
         selective_bound,
         slack,
     )
+    from hvp_utils.saes import SAE, load_sae
     from hvp_utils.stats import (
         Auroc,
         Interval,
@@ -125,7 +126,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "backward_rules": "NONLINEARITIES changed_backward drop_layer gim_rules linearised relp_rules",
     "claims": "VERDICTS Claim claims_table verdict write_claims",
-    "components": "COMPONENT_KINDS Site find_sites",
+    "components": "COMPONENT_KINDS SAEFeatures Site find_sites",
     "costs": "Costs measure_costs",
     "curvature": "Diagonal LowRank RowNorms diagonal hessian_operator low_rank row_norms spectrum",
     "diagnosis": "Diagnosis diagnose",
@@ -143,6 +144,7 @@ _EXPORTS = {
         "hessian_lipschitz missed_bound reliability_score row_screen screen screen_flag_fix "
         "selective_bound slack"
     ),
+    "saes": "SAE load_sae",
     "stats": (
         "Auroc Interval PairedTest bootstrap_ci bootstrap_share kendall_tau paired_bootstrap "
         "spearman top_k_overlap top_k_relative_error"

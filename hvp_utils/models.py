@@ -502,15 +502,15 @@ def _load_hub(name: str, hub_id: str, dtype: torch.dtype, tokenizer=None):
             loaded = load(local_files_only=True)
         # Not inside an `except`: the message below must explain this failure, not that one.
         if loaded is None:
-            _require_on_hub(hub_id)
+            require_on_hub(hub_id)
             loaded = load()
         hf_model, own = loaded
     except (OSError, hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
-        raise OSError(_explain_hub_error(name, hub_id, error)) from None
+        raise OSError(explain_hub_error(name, hub_id, error)) from None
     return hf_model, own, _origin(name, hub_id, hf_model.config)
 
 
-def _require_on_hub(hub_id: str) -> None:
+def require_on_hub(hub_id: str) -> None:
     """Fail at once where the hub or the model is out of reach; a download would retry for long."""
     try:
         HfApi().model_info(hub_id, timeout=10)
@@ -520,7 +520,15 @@ def _require_on_hub(hub_id: str) -> None:
         raise ConnectionError(f"couldn't connect to the Hugging Face hub: {error}") from None
 
 
-def _explain_hub_error(name: str, hub_id: str, error: BaseException) -> str:
+def explain_hub_error(name: str, hub_id: str, error: BaseException, what: str = "model") -> str:
+    """Why something could not be fetched, and what to do.
+
+    Args:
+        name: What was asked for.
+        hub_id: The same on the hub.
+        error: What went wrong.
+        what: What it is: a ``"model"``, or something else that has no short names.
+    """
     causes, cause = [], error
     while cause is not None and cause not in causes:
         causes.append(cause)
@@ -540,10 +548,16 @@ def _explain_hub_error(name: str, hub_id: str, error: BaseException) -> str:
     ):
         return (
             f"{name} must be fetched from the Hugging Face hub, which cannot be reached from here, "
-            "and no copy of it is in the local cache. Connect once and load it, or use "
-            'load_model("smollm2-135m"), which needs no network.'
+            "and no copy of it is in the local cache. Connect once and load it"
+            + (
+                ', or use load_model("smollm2-135m"), which needs no network.'
+                if what == "model"
+                else "; or give the folder where it lies."
+            )
         )
     unknown = (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)
+    if caused_by(*unknown) and what != "model":
+        return f"There is no {what} {name!r} on the Hugging Face hub. (Private ones need a login.)"
     if caused_by(*unknown) or "not a valid model identifier" in text:
         return (
             f"There is no model {name!r}. Known short names: {', '.join(MODELS)}. Anything else "

@@ -11,7 +11,8 @@ patching g_c'(0), the quadratic form delta^T H delta of the paper g_c''(0), and 
 0 holds the interactions between components off its diagonal.
 
 M of many prompts is the mean of theirs at the same alpha, so its derivatives are the means of
-theirs. Edges are components too; what their strengths do is in ``hvp_utils.components.edges``.
+theirs. Edges and the features of an SAE are components too; what their strengths do is in
+``hvp_utils.components.edges`` and ``hvp_utils.components.features``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from hvp_utils import axes
-from hvp_utils.components import Site, edge_model
+from hvp_utils.components import NodePatches, SAEFeatures, Site, edge_model
 from hvp_utils.models import as_bridge
 from hvp_utils.over_prompts import OverPrompts, by_shape
 from hvp_utils.prompt_batch import PromptBatch
@@ -59,8 +60,8 @@ class PatchedMetric:
         model: A ``TransformerBridge`` or a Hugging Face causal language model.
         pairs: Two prompts and the metric; or many such pairs, for the mean of their metrics. Those
             with as many tokens and the same first difference are run together.
-        components: What is patched: a kind of node, see ``hvp_utils.components.find_sites``, or
-            ``"edges"``, see ``hvp_utils.components.edges``.
+        components: What is patched: a kind of node, see ``hvp_utils.components.find_sites``;
+            ``"edges"``, see ``hvp_utils.components.edges``; or ``SAEFeatures(sae)``.
         direction: ``"denoising"`` takes the corrupted run as base and patches towards the clean
             one; ``"noising"`` is the reverse. Zero ablation (a pair without a corrupted prompt)
             starts from the clean run, so it is noising.
@@ -99,7 +100,7 @@ class PatchedMetric:
         self,
         model: TransformerBridge | PreTrainedModel,
         pairs: PromptPair | Sequence[PromptPair],
-        components: str = "heads",
+        components: str | SAEFeatures = "heads",
         direction: Direction = "denoising",
         batch_size: int | None = None,
         seed: int = 0,
@@ -139,10 +140,14 @@ class PatchedMetric:
             )
             for group in groups
         ]
+        if len(self.batches) > 1:
+            alone = [batch.patches for batch in self.batches]
+            for batch in self.batches:
+                batch.take(batch.patches.aligned(alone))
         first = self.batches[0]
         self.labels, self.layers, self.n = first.patches.labels, first.layers, len(first.layers)
         self._dtype, self._device = first.base.dtype, first.base.device
-        self._show(OverPrompts(self.batches, groups, components))
+        self._show(OverPrompts(self.batches, groups, str(components)))
 
     # --- one prompt, the mean of many, each of many ----------------------------------------------
 
@@ -218,11 +223,13 @@ class PatchedMetric:
     @property
     def sites(self) -> tuple[Site, ...]:
         """The activation tensors that hold the nodes, in layer order."""
+        self._require_nodes()
         return self._prompts.only_batch().patches.sites
 
     @property
     def deltas(self) -> list[Float[Tensor, "n_run ..."]]:
         """For each site of a single prompt, the difference of its activation."""
+        self._require_nodes()
         if self.n_prompts > 1:
             raise ValueError(f"deltas are those of one prompt; this is M of {self.n_prompts}.")
         return [delta[0] for delta in self._prompts.only_batch().patches.deltas]
@@ -403,12 +410,11 @@ class PatchedMetric:
 
         Raises:
             TypeError: A model in half precision.
-            ValueError: Edges, which have no activation; or the mean of many prompts, whose
-                activations differ: take ``each``.
+            ValueError: Edges or features, which have no activation of their own; or the mean of
+                many prompts, whose activations differ: take ``each``.
         """
         self.require_full_precision()
-        if self.components == "edges":
-            raise ValueError("An edge has no activation of its own, so there is no H delta for it.")
+        self._require_nodes()
         if self._prompts.mean and self.n_prompts > 1:
             raise ValueError("Many prompts have no activation in common: take M.each.")
         wanted, t = self._axes(t, components)
@@ -490,6 +496,14 @@ class PatchedMetric:
                 f"component; this has shape {tuple(alpha.shape)}."
             )
         return alpha.to(self._dtype)
+
+    def _require_nodes(self) -> None:
+        """Raise ValueError unless every component is a part of one activation."""
+        if not isinstance(self.batches[0].patches, NodePatches):
+            raise ValueError(
+                f"Only nodes have activations of their own, and so differences of these and H "
+                f"delta; this is M over {self.components}."
+            )
 
     def require_full_precision(self) -> None:
         """Raise TypeError if the model runs in half precision."""

@@ -22,13 +22,15 @@ from fractions import Fraction
 import numpy as np
 import torch
 from huggingface_hub import errors as hub_errors
+from jaxtyping import Int
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hvp_utils.components import COMPONENT_KINDS, edge_graph
 from hvp_utils.estimators.integrals import quadrature
 from hvp_utils.estimators.names import find
-from hvp_utils.models import MODELS, _explain_hub_error, _require_on_hub, _resolve_device
+from hvp_utils.models import MODELS, _resolve_device, explain_hub_error, require_on_hub
 from hvp_utils.prompt_batch import tokens_per_batch
 from hvp_utils.suffix_run import full_precision
 from hvp_utils.sweeps import SWEPT
@@ -163,10 +165,10 @@ def model_sizes(name: str) -> ModelSizes:
                 name, trust_remote_code=False, local_files_only=True
             )
         if config is None:
-            _require_on_hub(name)
+            require_on_hub(name)
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
-        raise OSError(_explain_hub_error(name, name, error)) from None
+        raise OSError(explain_hub_error(name, name, error)) from None
     return ModelSizes.of(config)
 
 
@@ -271,7 +273,11 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
 
 
 def pass_flops(
-    sizes: ModelSizes, components: str, n_tokens: int, n_run: int, batch_size: int = 1
+    sizes: ModelSizes,
+    components: str | Int[Tensor, " n"],
+    n_tokens: int,
+    n_run: int,
+    batch_size: int = 1,
 ) -> dict[str, float]:
     """Floating-point operations of one pass of each kind, averaged over the components.
 
@@ -280,16 +286,21 @@ def pass_flops(
 
     Args:
         sizes: The model.
-        components: What is patched; see ``find_sites``.
+        components: What is patched, see ``find_sites``; or the layer of each component, as
+            ``M.layers``, which is all that the price of features depends on.
         n_tokens: Tokens of a prompt.
         n_run: Those from the first difference of the prompts on.
         batch_size: Components run together. Curvatures at 0 go down to the lowest of their layers.
     """
     if not 1 <= n_run <= n_tokens:
         raise ValueError(f"The tokens run must be between 1 and the {n_tokens} there are: {n_run}.")
-    n = sizes.n_components(components, n_run)
-    if components == "edges":
+    if isinstance(components, str) and components == "edges":
         return _edge_flops(sizes, n_tokens, n_run)
+    if isinstance(components, str):
+        each = sizes.n_components(components, n_run) // sizes.n_layers
+        layers = np.arange(sizes.n_layers).repeat(each)
+    else:
+        layers = np.sort(np.asarray(components))
     L, heads, kv = sizes.n_layers, sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head
     weights = sizes.d_model * (2 * heads + 2 * kv + (3 if sizes.gated else 2) * sizes.d_mlp)
     attention = 2 * heads * n_tokens  # scores and mixing
@@ -299,17 +310,17 @@ def pass_flops(
         block = by_weights * weights + by_activations * attention
         return 2 * (blocks * n_run * block + by_weights * unembedding)
 
-    first = np.arange(n) // batch_size * batch_size  # of its batch, for each component
-    own, lowest = (L + 1) / 2, L - (first // (n // L)).mean()
+    first = np.arange(len(layers)) // batch_size * batch_size  # of its batch, for each component
+    own, lowest, whole = L - layers.mean(), L - layers[first].mean(), L - layers.min()
     return {
         "forward": run(own, 1, 1),
-        "gradient": run(L, 2, 3),
-        "gradient_row": run(L, 2, 3),
+        "gradient": run(whole, 2, 3),
+        "gradient_row": run(whole, 2, 3),
         "curvature": run(lowest, 2, 6),  # the second backward pass alone
         "slope_on_path": run(own, 2, 3),
         "curvature_on_path": run(own, 4, 9),
         "third": run(own, 8, 27),
-        "matvec": run(L, 2, 6),
+        "matvec": run(whole, 2, 6),
         "matvec_batch": 0.0,  # reading the weights once more, which is no operation
     }
 
@@ -381,7 +392,7 @@ class Plan:
 
 def plan(
     sizes: ModelSizes,
-    components: str,
+    components: str | Int[Tensor, " n"],
     estimators: Sequence[str],
     n_tokens: int,
     n_run: int,
@@ -398,7 +409,7 @@ def plan(
 
     Args:
         sizes: The model; see ``model_sizes``.
-        components: What is patched; see ``find_sites``.
+        components: What is patched, see ``find_sites``; or the layer of each component.
         estimators: Names, as for ``sweep``, such as ``"hvp"`` or ``"ms_hvp:5"``.
         n_tokens: Tokens of a prompt.
         n_run: Those from the first difference of the prompts on.
@@ -412,11 +423,12 @@ def plan(
     """
     if not flops_per_second > 0:
         raise ValueError(f"The rate must be above 0 FLOP/s, not {flops_per_second!r}.")
-    n = sizes.n_components(components, n_run)
     flops = pass_flops(sizes, components, n_tokens, n_run, batch_size)
+    by_name = isinstance(components, str)
+    n = sizes.n_components(components, n_run) if by_name else len(components)
     plans = []
     for name in estimators:
-        needed = passes(name, n, sizes.n_layers, components)
+        needed = passes(name, n, sizes.n_layers, components if by_name else "features")
         total = sum(count * flops[kind] for kind, count in needed.items())
         numbers = max(_numbers_per_run(sizes, kind, n_tokens, n_run) for kind in needed)
         plans.append(

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from hvp_utils.components import EdgePatches, NodePatches, Patches, find_sites
+from hvp_utils.components import EdgePatches, Patches, SAEFeatures, find_patches
 from hvp_utils.suffix_run import Patch, Rows, SuffixRun
 from hvp_utils.tasks import PromptPair, ResolvedPair
 
@@ -66,7 +66,7 @@ class PromptBatch:
         bridge: TransformerBridge,
         pairs: Sequence[PromptPair],
         resolved: Sequence[ResolvedPair],
-        components: str,
+        components: str | SAEFeatures,
         base: Literal["clean", "corrupted"],
         batch_size: int | None = None,
         seed: int = 0,
@@ -81,11 +81,7 @@ class PromptBatch:
         others = [getattr(pair, other) for pair in resolved]
 
         self.run = SuffixRun(bridge, tokens, start)
-        if components == "edges":
-            hooks = EdgePatches.hooks(bridge)
-        else:
-            sites = find_sites(bridge, components, range(start, self.n_tokens), seed)
-            hooks = [site.hook for site in sites]
+        hooks, patches = find_patches(bridge, components, range(start, self.n_tokens), seed)
         logits, a = self.run.unpatched(hooks)
         self.base = self._checked(logits, self.rows())
         if others[0] is None:
@@ -94,19 +90,16 @@ class PromptBatch:
         else:
             logits, a_other = self.run.unpatched(hooks, torch.stack(others)[:, start:])
             self.other = self._checked(logits, self.rows())
-        if components == "edges":
-            self.patches: Patches = EdgePatches(bridge, a, a_other)
-        else:
-            self.patches = NodePatches(sites, a, a_other)
-        self.layers = torch.tensor(self.patches.site_layers).repeat_interleave(
-            torch.tensor(self.patches.sizes)
-        )
+        self.take(patches(a, a_other))
+
+    def take(self, patches: Patches) -> None:
+        """Patch these from now on."""
+        self.patches, sizes = patches, torch.tensor(patches.sizes)
+        self.layers = torch.tensor(patches.site_layers).repeat_interleave(sizes)
         #: Number of the first component of each site.
-        self.starts = torch.tensor([0, *self.patches.sizes[:-1]]).cumsum(0)
+        self.starts = torch.tensor([0, *patches.sizes[:-1]]).cumsum(0)
         #: For each component the number of its site.
-        self.site_of = torch.arange(len(self.patches.sizes)).repeat_interleave(
-            torch.tensor(self.patches.sizes)
-        )
+        self.site_of = torch.arange(len(sizes)).repeat_interleave(sizes)
 
     def __len__(self) -> int:
         return len(self._pairs)

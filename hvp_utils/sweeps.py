@@ -107,6 +107,11 @@ def sweep(
         raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
     if top is not None and "hessian_eigenvalues" in functions:
         raise ValueError("hessian_eigenvalues are those of all components: sweep them without top.")
+    if not isinstance(components, str):
+        raise TypeError(
+            "A sweep has the same components for every prompt and file, so they must be a kind by "
+            f'name, such as "heads", not {components}. For others use PatchedMetric.'
+        )
     if n_prompts < 1:
         raise ValueError(f"n_prompts must be at least 1, not {n_prompts}.")
     if prompts_per_batch < 1:

@@ -119,5 +119,6 @@ def _require_between(least: int, number: int, n: int, name: str) -> None:
 
 def _prices(M: PatchedMetric) -> dict[str, float]:
     """What a pass of each kind costs, in runs with one component patched."""
-    flops = pass_flops(ModelSizes.of(M.model), M.components, M.n_tokens, M.n_run, M.batch_size)
+    kind = M.components if isinstance(M.components, str) else M.layers
+    flops = pass_flops(ModelSizes.of(M.model), kind, M.n_tokens, M.n_run, M.batch_size)
     return {kind: count / flops["forward"] for kind, count in flops.items()}

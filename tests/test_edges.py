@@ -286,7 +286,7 @@ def test_paths_are_refused_where_they_make_no_sense():
             estimate(M)
     with pytest.raises(ValueError, match="where must be"):
         eap_ig(metric("llama"), where="outputs")
-    with pytest.raises(ValueError, match="no activation of its own"):
+    with pytest.raises(ValueError, match="Only nodes have activations of their own"):
         hessian_lipschitz(metric("llama"))
 
 

@@ -399,7 +399,7 @@ def _refuse(error):
     ],
 )
 def test_errors_of_a_download_are_explained(error, message, monkeypatch):
-    monkeypatch.setattr(models, "_require_on_hub", lambda hub_id: None)
+    monkeypatch.setattr(models, "require_on_hub", lambda hub_id: None)
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", _refuse(error))
     with pytest.raises(OSError, match=message) as told:
         load_model("llama-3.1-8b", device="cpu")

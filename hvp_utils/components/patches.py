@@ -7,7 +7,7 @@ strengths of its components into a change of its live activation, and the engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -37,6 +37,14 @@ class Patches:
     delta_norm: Float[Tensor, "prompt n"]
     one_run_at_base = True
     product_rows = 1
+
+    def aligned(self, others: Sequence[Patches]) -> Patches:
+        """The same with the components of all of some prompts, where prompts differ in theirs.
+
+        Args:
+            others: The patches of all batches of prompts, these among them.
+        """
+        return self
 
     def patch(self, strengths: Mapping[int, Tensor], rows: Rows) -> dict[str, Patch]:
         """Changes of activations, by hook, for one batch of runs.

@@ -54,7 +54,7 @@ def local_quadratic_term(M: PatchedMetric, components: Components = None) -> Flo
     M.require_full_precision()
     if M.components == "edges":
         return only(M.of_prompts(_edge_terms), components)
-    if M.components.startswith("neurons_pre"):
+    if str(M.components).startswith("neurons_pre"):
         return only(M.of_prompts(_neuron_terms), components)
     raise ValueError(
         "The local curvature is that of an activation function or of a reader, so it needs "
