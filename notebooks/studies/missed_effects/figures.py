@@ -33,7 +33,7 @@ def bounds_figure(table: pd.DataFrame, title: str) -> Figure:
     fig, axes = plt.subplots(
         rows, columns, figsize=(4.2 * columns, 2.9 * rows + 0.4), squeeze=False, sharex=True
     )
-    for ax, ((model, components), part) in zip(axes.flat, settings, strict=True):
+    for ax, ((model, components), part) in zip(axes.flat, settings, strict=False):
         for control, (label, colour, marker, line) in _LOOKS.items():
             one = part[part.control == control]
             ax.plot(
