@@ -116,7 +116,7 @@ common.show(
 #
 # ## A symptom is not a cause
 #
-# Signs of all three are everywhere, also where AP is right. So ask what accounts for the *error*. It is
+# A sign of a failure may be there without being the reason, also where AP is right. So ask what accounts for the *error*. It is
 #
 # $$E = M(1) - M(0) - M'(0) = \int_0^1 (1 - t)\, M''(t)\, dt,$$
 #
