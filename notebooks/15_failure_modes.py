@@ -181,8 +181,8 @@ seen, opposite = signs.loc["row leaves saturation"], signs.loc["opposite signs"]
 Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f} % (95 % interval over prompts). In {told["patterns"]} of the others attention patterns have the largest part of the error,
 *without* saturation: a softmax bends most in between, and half of the probabilities that move start between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}. In {told["mlp"]} it is an MLP, its gate or its activation function.
 
-The symptoms mislead. Rows that leave saturation are seen in {n_seen} misjudged components, and explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
-in {opposite.others.estimate:.0f} % of other large components; cancellation explains {opposite.accounts}. We searched with criteria fixed first; where they find next to nothing, that is the finding.""")
+The symptoms are poor guides. Rows that leave saturation are rare: {n_seen} misjudged components have one, and {seen.others.estimate:.0f} % of other large components. They explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
+in {opposite.others.estimate:.0f} % of the others; cancellation explains {opposite.accounts}. We searched with criteria fixed first; where they find next to nothing, that is the finding.""")
 
 # %% [markdown]
 # ## Which remedy?
