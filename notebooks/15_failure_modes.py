@@ -178,7 +178,7 @@ n_seen = int((table.bad & table["row leaves saturation"]).sum())
 seen, opposite = signs.loc["row leaves saturation"], signs.loc["opposite signs"]
 
 # %% tags=["hide-input"]
-Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f} % (95 % interval over prompts). In {told["patterns"]} of the others attention patterns have the largest part of the error,
+Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f %}, a 95 % interval from whole prompts resampled. In {told["patterns"]} of the others attention patterns have the largest part of the error,
 *without* saturation: a softmax bends most in between, and half of the probabilities that move start between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}. In {told["mlp"]} it is an MLP, its gate or its activation function.
 
 The symptoms are poor guides. Rows that leave saturation are rare: {n_seen} misjudged components have one, and {seen.others.estimate:.0f} % of other large components. They explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
@@ -210,7 +210,7 @@ _ = study.flow_figure("Which check, which failure, which remedy")
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"]:.0f} %). What bends most often is an attention pattern, but at medium probabilities. The Q and K fix repairs that where it applies ({n_fixed} of {n_both} errors
+**Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"].estimate:.0f} %). What bends most often is an attention pattern, but at medium probabilities. The Q and K fix repairs that where it applies ({n_fixed} of {n_both} errors
 at least halved, for two runs). Elsewhere the name of a failure changes nothing: patch what matters, exactly. A diagnosis says *why*, and costs more than the patch that says *how much*.
 :::""")
 

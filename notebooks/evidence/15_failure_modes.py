@@ -55,7 +55,7 @@ models = model_name, second_model
 # %%
 toys = study.estimates()
 by_hand = study.closed_forms().set_index("toy").loc[toys.failure]
-assert (toys[["truth", "AP", "HVP"]].to_numpy() - by_hand.to_numpy()).__abs__().max() < 1e-12
+assert abs(toys[["truth", "AP", "HVP"]].to_numpy() - by_hand.to_numpy()).max() < 1e-12
 common.show(toys, ".4f", "Toys, as differentiated; truth, AP and HVP equal their closed forms.")
 
 # %% [markdown]
@@ -110,7 +110,7 @@ common.show(
 told = study.explained(table)
 bad = table[table.bad]
 criteria = bad[list(study.NAMED)]
-Markdown(f"""Of {told["misjudged"]} badly misjudged components {told["named"]} are accounted for by one of the three: {told["share"]:.0f} %. Criteria that hold, whatever the verdict: {", ".join(f"{name} {int(criteria[name].sum())}" for name in study.NAMED)};
+Markdown(f"""Of {told["misjudged"]} badly misjudged components {told["named"]} are accounted for by one of the three: {told["share"]:.0f %}. Criteria that hold, whatever the verdict: {", ".join(f"{name} {int(criteria[name].sum())}" for name in study.NAMED)};
 more than one holds for {int((criteria.sum(axis=1) > 1).sum())}. Misjudged in the sense of the search and yet within {100 * d.MISJUDGED:.0f} % of their own effect: {int((bad.verdict == d.NO_FAILURE).sum())}.""")
 
 # %%
@@ -187,8 +187,8 @@ common.show(
 # %%
 common.show(
     study.remedied(table),
-    {"median": ".0f", "halved": ".0f", "worse": ".0f"},
-    "Percent of the error removed (median); percent of components with the error at least halved; percent with a larger error. GradDrop: sizes.",
+    {"median": ".0f"},
+    "Percent of the error removed (median), and how many errors are at least halved, or grow. GradDrop: sizes.",
 )
 
 # %%

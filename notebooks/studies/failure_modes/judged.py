@@ -125,7 +125,7 @@ def _symptom(table: pd.DataFrame) -> Claim:
         claim="Attention above 0.95 that changes tells saturation",
         paper="given as the way to confirm it",
         source=TUTORIAL,
-        here=f"of the badly misjudged {row.misjudged:.0f} % show it, of other large components {row.others:.0f} %; it accounts for the error of {explains} of the {len(seen)}",
+        here=f"of the badly misjudged {row.misjudged:.0f %} show it, of other large components {row.others:.0f %}; it accounts for the error of {explains} of the {len(seen)}",
         verdict=verdict(often and explains > len(seen) / 2, often or explains > len(seen) / 2),
         rule="twice as common among the misjudged as among others, and it accounts for most of their errors; partly: one of the two",
     )
@@ -176,6 +176,7 @@ def _five_points(table: pd.DataFrame) -> Claim:
 
 
 def _gradpath(edges: pd.DataFrame) -> Claim:
+    edges = edges[edges.method.isin(["EAP-GP", "EAP-IG"])]
     wide = edges.pivot(index=["model", "task"], columns="method", values="error")
     wide = wide.map(lambda one: one.estimate)
     better = wide["EAP-GP"] < wide["EAP-IG"]

@@ -208,8 +208,8 @@ def remedied(table: pd.DataFrame, group: str = "verdict") -> pd.DataFrame:
     """What each remedy removes of the errors, by verdict.
 
     Returns:
-        Columns of ``group``, remedy, n, median (percent removed), halved (percent of components
-        whose error is at least halved, ``Interval``), worse (percent whose error grows).
+        Columns of ``group``, remedy, n, median (percent removed), halved (how many errors are at
+        least halved), worse (how many grow).
     """
     rows = []
     for value, part in table[table.bad].groupby(group, sort=False):
@@ -222,8 +222,8 @@ def remedied(table: pd.DataFrame, group: str = "verdict") -> pd.DataFrame:
                         "remedy": REMEDY_NAMES[remedy],
                         "n": len(taken),
                         "median": 100 * float(taken.median()),
-                        "halved": _pooled(part.loc[taken.index], taken >= 0.5),
-                        "worse": 100 * float((taken < 0).mean()),
+                        "halved": int((taken >= 0.5).sum()),
+                        "worse": int((taken < 0).sum()),
                     }
                 )
     return pd.DataFrame(rows)
