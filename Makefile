@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book notebooks claims site pdf serve test lint unit notebooks-check nightly site-clean browser bench sweeps clean
+.PHONY: help setup book notebooks claims site pdf serve test lint unit notebooks-check nightly site-clean browser bench sweeps saes clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
@@ -120,6 +120,9 @@ bench: $(READY) ## measure the speed of the package; writes benchmarks/results.j
 
 sweeps: $(READY) ## compute the stored sweeps that the notebooks read (hours; resumes)
 	$(BIN)/python tools/run_sweeps.py
+
+saes: $(READY) ## train the sparse autoencoders of chapter 13 again (an hour; resumes)
+	$(BIN)/python tools/train_sae.py
 
 clean: ## remove what was built (not .venv, not the committed notebooks)
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -23,7 +23,7 @@ PACKAGES = {
     "scipy": "BSD-3-Clause",
     "xarray": "Apache-2.0",
 }
-#: Shares of the tokens of running text; what is missing is made up by the others.
+#: Shares of the tokens of running text.
 SHARES = {"wordnet": 0.55, "docstrings": 0.35, "fortunes": 0.10}
 PROMPT_SHARE = 0.1  # of all tokens
 FIRST_SEED = 10_000  # of the prompts; those that are studied have seed 0
@@ -121,12 +121,15 @@ def corpus(model, n_tokens, length, short, seed):
     """Rows of running text and of prompts, each in a random order."""
     tokenizer, draw = model.tokenizer, random.Random(seed)
     found = {name: list(source()) for name, source in SOURCES.items()}
-    shares = {name: SHARES[name] for name, texts in found.items() if texts}
+    if missing := [name for name, texts in found.items() if not texts]:
+        raise FileNotFoundError(
+            f"No text of {', '.join(missing)} is here. On Debian: apt install wordnet-base fortunes"
+        )
     rows = []
     with tqdm(total=n_tokens, unit="token", desc="text") as bar:
-        for name, share in shares.items():
+        for name, share in SHARES.items():
             draw.shuffle(found[name])
-            wanted = (1 - PROMPT_SHARE) * n_tokens * share / sum(shares.values())
+            wanted = (1 - PROMPT_SHARE) * n_tokens * share
             rows += packed(found[name], tokenizer, wanted, length, bar)
         short_rows = prompts(model, PROMPT_SHARE * n_tokens, short, bar)
     draw.shuffle(rows)

@@ -1,7 +1,7 @@
 """Train a sparse autoencoder (SAE) on a model's residual stream, on text that can be installed.
 
-Needs `pip install --no-deps eai-sparsify natsort simple-parsing docstring-parser schedulefree`, and
-for the text `apt install wordnet-base fortunes` (either may be missing; the model card says so).
+`make saes` runs it. Beside what `make setup` installs it needs the text: on Debian
+`apt install wordnet-base fortunes`.
 
 Everything is kept under `--work` as it is made: text as tokens, activations, checkpoints. Killed
 and started again, it goes on from there. The same arguments give the same autoencoder.
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import typer
 from sae_corpus import corpus
+from sae_report import report
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -77,10 +78,10 @@ def counted(tokens):
     return mask
 
 
-def collect(model, hooks, batches, work):
+def collect(model, hooks, batches, work, n_tokens):
     """Activations of all batches in one float16 file a hook; goes on where it was stopped."""
     counts = [int(counted(batch).sum()) for batch in batches]
-    shape = (sum(counts), model.cfg.d_model)
+    shape = (n_tokens, model.cfg.d_model)  # room for all there might be
     state = work / "collected.json"
     done = json.loads(state.read_text()) if state.exists() else 0
     files = {
@@ -90,7 +91,7 @@ def collect(model, hooks, batches, work):
         for hook in hooks
     }
     at = sum(counts[:done])
-    with tqdm(total=shape[0], initial=at, unit="token", desc="activations") as bar:
+    with tqdm(total=sum(counts), initial=at, unit="token", desc="activations") as bar:
         for i in range(done, len(batches)):
             tokens = torch.as_tensor(batches[i].astype(np.int64))
             found = activations_at(model, hooks, tokens)
@@ -186,31 +187,40 @@ def write(weights, k, model_name, hook, n_trained, folder):
 def main(
     model: str = "smollm2-135m",
     layers: str = "12,22",
-    tokens: int = 2_000_000,
+    tokens: int = 1_500_000,
+    limit: int = 950_000,
     features: int = 4096,
     k: int = 32,
-    epochs: int = 2,
+    epochs: int = 3,
     batch_size: int = 1024,
     learning_rate: float = 6e-4,
     out: Path = Path("notebooks/saes"),
     work: Path = Path("_build/saes"),
 ):
-    """Train one SAE for each of some layers, at the residual stream that enters it."""
+    """Train one SAE for each of some layers, at the residual stream that enters it.
+
+    `tokens` is how much text is prepared, `limit` how many activations are computed (0: all).
+    """
     hooks = [f"blocks.{int(layer)}.hook_resid_pre" for layer in layers.split(",")]
     work = work / model
     work.mkdir(parents=True, exist_ok=True)
     bridge = load_model(model, dtype=torch.bfloat16)
     text, prompts = rows_of(bridge, tokens, work)
     batches = batches_of(text, prompts)
-    n_held = max(1, round(HELD_OUT * len(batches)))  # the last batches
-    files = collect(bridge, hooks, batches, work)
-    n_held_out = sum(int(counted(batch).sum()) for batch in batches[-n_held:])
+    counts = np.cumsum([int(counted(batch).sum()) for batch in batches])
+    batches = batches[: np.searchsorted(counts, limit) if limit else len(batches)]
+    n_used, n_held = int(counts[len(batches) - 1]), max(1, round(HELD_OUT * len(batches)))
+    files = collect(bridge, hooks, batches, work, int(counts[-1]))
+    n_train = n_used - sum(int(counted(batch).sum()) for batch in batches[-n_held:])
+    about = {"n_activations": n_used, "n_training": n_train, "epochs": epochs}
+    about |= {"batch_size": batch_size, "learning_rate": learning_rate}
     for hook in hooks:
         folder = work / hook
         folder.mkdir(exist_ok=True)
-        x = files[hook][: len(files[hook]) - n_held_out]
-        weights = train(x, features, k, epochs, batch_size, learning_rate, folder)
-        write(weights, k, model, hook, epochs * len(x), out / f"{model}-{hook}")
+        kept = files[hook][:n_train]
+        weights = train(kept, features, k, epochs, batch_size, learning_rate, folder)
+        write(weights, k, model, hook, epochs * n_train, out / f"{model}-{hook}")
+        print(report(model, out / f"{model}-{hook}", files, batches, n_held, counted, about))
 
 
 if __name__ == "__main__":
