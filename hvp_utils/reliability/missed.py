@@ -93,7 +93,8 @@ def missed_bound(
             them interact more.
         confidence: Of the bound, between 0.5 and 1.
         control: Estimates that are taken out of Y and put back afterwards; whatever they are, what
-            is estimated stays the same, and the better they are, the less Y varies.
+            is estimated stays the same, and the better they are, the less Y varies. Where they are
+            poor, none may be better: the smaller of two ``error`` says which.
             ``"sketch"`` adds sketched quadratic terms to attribution patching; None is the method
             of Kramár et al.
         patch_shown: Let the subsets hold the components that were shown too. Their effects are the
