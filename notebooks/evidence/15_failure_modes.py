@@ -170,7 +170,8 @@ within 10 %, {int(bad[left < 0.1].verdict.isin(study.NAMED).sum())} are accounte
 # ## Flat starts, and the metric
 #
 # The tutorial says that a confident wrong answer flattens the gradient for every component. With the log probability it cannot: where
-# the answer's probability is near 0, the derivative of its logarithm in its logit is near 1. A *probability* is flat there. Both were searched.
+# the answer's probability is near 0, the derivative of its logarithm in its logit is near 1. A *probability* may be
+# flat there. Both were searched; the table says how often it was.
 
 # %%
 common.show(

@@ -157,8 +157,8 @@ def _graddrop(table: pd.DataFrame) -> Claim:
         here=f"nearer to the size of the effect on {nearer} of {len(part)} components that cancel"
         if len(part)
         else "no badly misjudged component met the criterion",
-        verdict=verdict(nearer > len(part) / 2, nearer > 0) if len(part) else VERDICTS[3],
-        rule="nearer on most of those that cancellation accounts for; partly: on some",
+        verdict=verdict(nearer > len(part) / 2, nearer > 0) if len(part) >= 5 else VERDICTS[3],
+        rule="nearer on most of those that cancellation accounts for, of five at least; partly: on some",
     )
 
 
