@@ -42,7 +42,7 @@ ITEMS = {
     "Table 14": Item("Seconds for edges", "09_screen_flag_fix"),
     "Table 15": Item("Rank correlation and NDCG", "11_circuit_recovery"),
     "Table 16": Item("Faithfulness of circuits of edges (MIB)", "12_edges_and_mib"),
-    "Table 17": Item("Features of sparse autoencoders", "book/13_sae_features"),
+    "Table 17": Item("Features of sparse autoencoders", "13_sae_features"),
     "Figure 1": Item("Screen, flag, fix: a sketch of the workflow", "09_screen_flag_fix", True),
     "Figure 2": Item("Local curvature against the network's", "04_curvature_gap"),
     "Figure 3": Item("The reliability score against the error", "05_reliability_score"),
