@@ -30,7 +30,7 @@ def counted(
     methods: Sequence[str],
     n_tokens: int = 15,
     n_run: int = 5,
-    components: str = "heads",
+    components: str | Sequence[int] = "heads",
     n_patched: Mapping[str, int] | None = None,
     batch_size: int = 32,
 ) -> pd.DataFrame:
@@ -41,14 +41,15 @@ def counted(
         methods: Names as for ``sweep``, such as ``"hvp"``, ``"row_norms:2"``.
         n_tokens: Tokens of the prompt.
         n_run: Those from the first difference on. The defaults are those of the reference pair.
-        components: What is patched.
+        components: What is patched; or the layer of each component, as ``M.layers``.
         n_patched: Exact patches that follow a method, by its name.
         batch_size: Components run together.
 
     Returns:
         Columns method, n (components), runs, percent (of patching every component), tflop.
     """
-    n = sizes.n_components(components, n_run)
+    by_name = isinstance(components, str)
+    n = sizes.n_components(components, n_run) if by_name else len(components)
     plans = plan(sizes, components, list(methods), n_tokens, n_run, 1, 1.0, batch_size=batch_size)
     rows = []
     for one in plans:
