@@ -156,9 +156,9 @@ kind, part = study.OPERATIONS[head.main_part], head.parts[head.main_part] / head
 
 # %% tags=["hide-input"]
 Markdown(f"""The first, a *query* of one head at one token, is {query.verdict} as in the textbook. Its head gives a token probability {query.reader.base:.2f} and {query.reader.patched:.2f} with the patch, and AP makes the effect {abs(query.truth / query.estimate):.1f} times too small.
-The Q and K fix removes {query.removed("qk_fix"):.0%} of the error, HVP {query.removed("hvp"):.0%}.
+The Q and K fix removes {100 * query.removed("qk_fix"):.0f} % of the error, HVP {100 * query.removed("hvp"):.0f} %.
 
-The second, a head's output, has {head.verdict}. AP is {abs(head.truth / head.estimate):.1f} times too small here too, but {part:.0%} of the error comes from {kind}, and no remedy has been made for those.""")
+The second, a head's output, has {head.verdict}. AP is {abs(head.truth / head.estimate):.1f} times too small here too, but {100 * part:.0f} % of the error comes from {kind}, and no remedy has been made for those.""")
 
 # %% [markdown]
 # ## All that are badly misjudged
@@ -181,7 +181,7 @@ seen, opposite = signs.loc["row leaves saturation"], signs.loc["opposite signs"]
 Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f %}, a 95 % interval from whole prompts resampled. In {told["patterns"]} of the others attention patterns have the largest part of the error,
 *without* saturation: a softmax bends most in between, and half of the probabilities that move start between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}. In {told["mlp"]} it is an MLP, its gate or its activation function.
 
-The symptoms are poor guides. Rows that leave saturation are rare: {n_seen} misjudged components have one, and {seen.others.estimate:.0f} % of other large components. They explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
+The symptoms alone do not decide. Rows that leave saturation are rare: {n_seen} misjudged components have one, and {seen.others.estimate:.0f} % of other large components. They explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
 in {opposite.others.estimate:.0f} % of the others; cancellation explains {opposite.accounts}. We searched with criteria fixed first; where they find next to nothing, that is the finding.""")
 
 # %% [markdown]
