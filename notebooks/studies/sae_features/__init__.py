@@ -1,0 +1,80 @@
+"""Chapter 13: can attribution patching rank the features of a sparse autoencoder?
+
+``dictionaries`` has the SAEs; ``measure`` and its kin run a model and keep files; ``rows_of`` makes
+a table of these, from which all others follow.
+"""
+
+from ..corruptions import compare
+from .dictionaries import (
+    contexts,
+    digest,
+    find,
+    folder,
+    frame,
+    layers_of,
+    quality,
+    random_directions,
+    read,
+    report,
+    stand_in,
+)
+from .figures import control_figure, error_figure, scatter_figure, size_figure, sketch_figure
+from .judged import claims, controls
+from .measuring import measure, measure_positions, measure_wide
+from .shares import by_prompt, of_error, on_path
+from .shown import against_random, listing, snippet, summary
+from .sketches import price_table, screened, sketched, wide_table
+from .tables import (
+    NONTRIVIAL,
+    agreement,
+    by_size,
+    errors,
+    most_used,
+    positions,
+    rows_of,
+    thresholds,
+)
+
+__all__ = [
+    "NONTRIVIAL",
+    "against_random",
+    "agreement",
+    "by_prompt",
+    "by_size",
+    "claims",
+    "compare",
+    "contexts",
+    "control_figure",
+    "controls",
+    "digest",
+    "error_figure",
+    "errors",
+    "find",
+    "folder",
+    "frame",
+    "layers_of",
+    "listing",
+    "measure",
+    "measure_positions",
+    "measure_wide",
+    "most_used",
+    "of_error",
+    "on_path",
+    "positions",
+    "price_table",
+    "quality",
+    "random_directions",
+    "read",
+    "report",
+    "rows_of",
+    "scatter_figure",
+    "screened",
+    "size_figure",
+    "sketch_figure",
+    "sketched",
+    "snippet",
+    "stand_in",
+    "summary",
+    "thresholds",
+    "wide_table",
+]

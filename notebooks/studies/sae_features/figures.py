@@ -1,0 +1,177 @@
+"""The figures of chapter 13. Each takes what a table's function returns, and returns a Figure."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from hvp_utils import plots
+
+from ..panels import bars, headline
+
+__all__ = ["control_figure", "error_figure", "scatter_figure", "size_figure", "sketch_figure"]
+
+_METHODS = {"AP": "attribution_patching", "HVP": "hvp"}
+_LAYERS = ("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-.")
+
+
+def _plain(axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def size_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Relative error against the size of the effect, a panel for each layer.
+
+    Args:
+        table: What ``by_size`` returns.
+        title: What the figure says.
+    """
+    layers = list(table.layer.unique())
+    size = (0.6 + 3.7 * len(layers), 3.7)
+    fig, axes = plt.subplots(1, len(layers), figsize=size, sharey=True, squeeze=False)
+    for ax, layer in zip(axes.flat, layers, strict=True):
+        part = table[table.layer == layer]
+        for method, name in _METHODS.items():
+            label, colour, marker, line = plots.METHODS[name]
+            value, spread = bars(part[method])
+            look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.6, capsize=2, label=label)
+            ax.errorbar(part["size"], value, yerr=spread, **look)
+        ax.set(xscale="log", yscale="log", xlabel="size of the effect   [nats]")
+        ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
+        _plain(ax.yaxis)
+    axes[0, 0].set_ylabel("error / effect   [%]")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    headline(fig, title)
+    return fig
+
+
+def scatter_figure(rows: pd.DataFrame, title: str) -> Figure:
+    """Estimates against true effects on logarithmic axes, features and the error component.
+
+    Args:
+        rows: What ``rows_of`` returns.
+        title: What the figure says.
+    """
+    layers = list(rows.layer.unique())
+    size = (0.6 + 3.7 * len(layers), 4.0)
+    fig, axes = plt.subplots(1, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, layer in zip(axes.flat, layers, strict=True):
+        part = rows[rows.layer == layer]
+        for error, marker, ms in ((False, ".", 9), (True, "D", 26)):
+            some = part[part.error == error]
+            for method, name in _METHODS.items():
+                label, colour, *_ = plots.METHODS[name]
+                what = "error component" if error else "features"
+                look = dict(marker=marker, s=ms, lw=0, alpha=0.7 if error else 0.35)
+                ax.scatter(some.truth, some[method], color=colour, label=f"{label}, {what}", **look)
+        ends = np.array([rows.truth.min(), rows.truth.max()]) * 1.05
+        ax.plot(ends, ends, color="#333333", lw=1, zorder=0)
+        for axis in ("x", "y"):
+            getattr(ax, f"set_{axis}scale")("symlog", linthresh=1e-2, linscale=0.5)
+        ax.set_xlabel("true effect   [nats]")
+        ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
+    axes[0, 0].set_ylabel("estimate   [nats]")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    headline(fig, title)
+    return fig
+
+
+def error_figure(shares: pd.DataFrame, title: str) -> Figure:
+    """Effect of the error component beside what is said of it, and beside the features'.
+
+    Args:
+        shares: What ``shares.by_prompt`` returns.
+        title: What the figure says.
+    """
+    from hvp_utils import bootstrap_ci
+
+    layers = list(shares.layer.unique())
+    columns = {
+        "total": "whole change",
+        "features": "all features, no error",
+        "largest": "largest feature",
+        "error": "error component",
+        "AP": "   AP says of it",
+        "HVP": "   HVP says of it",
+    }
+    colours = dict.fromkeys(columns, "#999999") | {"error": "#000000"}
+    colours |= {m: plots.METHODS[name][1] for m, name in _METHODS.items()}
+    size = (1.6 + 3.3 * len(layers), 3.2)
+    fig, axes = plt.subplots(1, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, layer in zip(axes.flat, layers, strict=True):
+        part = shares[shares.layer == layer]
+        value, spread = bars(bootstrap_ci(part[name].to_numpy()) for name in columns)
+        ax.barh(range(len(columns)), value, xerr=spread, color=list(colours.values()), height=0.7)
+        ax.axvline(0, color="#333333", lw=0.8)
+        ax.set_yticks(range(len(columns)), columns.values())
+        ax.set(ylim=(len(columns) - 0.4, -0.6), xlabel="change of the metric   [nats]")
+        ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
+        ax.grid(axis="y", visible=False)
+    headline(fig, title)
+    return fig
+
+
+def control_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Reduction of the error by HVP: learned directions and random ones.
+
+    Args:
+        table: Columns layer, dictionary, measure and reduction (``Interval``).
+        title: What the figure says.
+    """
+    layers = list(table.layer.unique())
+    size = (0.8 + 3.6 * len(layers), 2.9)
+    fig, axes = plt.subplots(1, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, layer in zip(axes.flat, layers, strict=True):
+        part = table[table.layer == layer]
+        measures = list(part.measure.unique())
+        for (colour, marker, _), (name, some) in zip(
+            _LAYERS, part.groupby("dictionary", sort=False), strict=False
+        ):
+            value, spread = bars(some.reduction)
+            shift = 0.12 if name == part.dictionary.iloc[0] else -0.12
+            look = dict(color=colour, marker=marker, ls="none", ms=6, lw=1.4, label=name)
+            ax.errorbar(value, np.arange(len(some)) - shift, xerr=spread, **look)
+        ax.set_yticks(range(len(measures)), measures)
+        ax.set(ylim=(len(measures) - 0.5, -0.5), xlabel="error taken away by HVP   [%]")
+        ax.axvline(0, color="#333333", lw=0.8)
+        ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
+        ax.grid(axis="y", visible=False)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    headline(fig, title)
+    return fig
+
+
+def sketch_figure(wide: pd.DataFrame, narrow: pd.DataFrame, title: str) -> Figure:
+    """Error of a sketched curvature against the number of products.
+
+    Args:
+        wide: What ``wide_table`` returns.
+        narrow: What ``sketched`` returns.
+        title: What the figure says.
+    """
+    fig, ax = plt.subplots(figsize=(5.4, 3.9))
+    lines = []
+    for layer, part in narrow[narrow.products != "exact"].groupby("layer", sort=False):
+        value = [i.estimate for i in part.off]
+        lines.append((f"SAE, layer {layer}: about 200 active", part.products.astype(int), value))
+    for n, part in wide.groupby("features", sort=False):
+        lines.append((f"{n:,} random directions, all active", part.products, part.off))
+    looks = (*_LAYERS, ("#D55E00", "D", "-"), ("#CC79A7", "v", ":"))
+    for (label, x, y), (colour, marker, line) in zip(lines, looks, strict=False):
+        ax.plot(x, y, color=colour, marker=marker, ls=line, ms=6, label=label)
+    ax.axhline(100, color="#333333", lw=1)
+    ax.set(xscale="log", yscale="log", xlabel="products with the Hessian")
+    ax.set_ylabel("error of the curvature / curvature   [%]")
+    ticks = sorted({int(x) for _, xs, _ in lines for x in xs})
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.xaxis.minorticks_off()
+    _plain(ax.yaxis)
+    ax.annotate("as large as the curvature itself", (ticks[0], 100), (0, 3),
+                textcoords="offset points", fontsize=9, style="italic")  # fmt: skip
+    fig.legend(loc="outside lower center", ncols=1)
+    headline(fig, title)
+    return fig
