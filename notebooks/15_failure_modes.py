@@ -57,7 +57,7 @@ from torch.func import grad
 
 from hvp_utils import PatchedMetric, diagnose, load_model, make_prompts, plots
 from hvp_utils import diagnosis as d
-from studies import common
+from studies import common, missed_effects
 from studies import failure_modes as study
 
 plots.use_style()
@@ -222,7 +222,24 @@ at least halved, for two runs). Elsewhere the name of a failure changes nothing:
 # * **You need the truth first.** `diagnose` explains an error that you know. What you did not patch is another question.
 # * **Parts come from three curvatures.** On step-like paths they do not add up; the evidence page counts those.
 #
-# <!-- missed -->
+# ## And what you did not patch?
+#
+# Say the 100 components that three gradients put first have been patched. How large can an effect be among the rest? Patch a random 2 % of the
+# *rest*, 600 times. A component with a large effect moves every subset that holds it. So Welch's test between the subsets with it and those without it
+# bounds its effect, and the largest of these bounds holds for all {cite:p}`kramar2024atp`. Subtract attribution patching from every subset and add it back
+# afterwards: where it is good, less varies, and the bound gets tighter ([proof](../book/theory.md)).
+
+# %%
+bounds = missed_effects.bounds(missed_effects.load(models, device=device))
+common.show(
+    missed_effects.summary(bounds),
+    {"price, %": ".1f"},
+    "Largest effect shown, largest missed (of edges: among 1,000 that were checked), bounds on it, nats; price of all, in percent of patching everything. Reference pair.",
+)
+
+# %% [markdown]
+# The promise is 95 % for what a component does *on top of* a random subset. Where components interact, that is not what it does alone: keep subsets
+# small. `hvp_utils.missed_bound` does this for any kind of component.
 
 # %% [markdown]
 # ## Exercises

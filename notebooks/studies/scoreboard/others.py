@@ -162,14 +162,6 @@ def _paper(models: Sequence[str]) -> list[Claim]:
             rule="all components together cost at most three gradients in both models; partly: one component does",
         ),
         Claim(
-            claim="The correction improves AP on features of sparse autoencoders",
-            paper="mean error falls by 81.5 and 85.5 % (GPT-2, layers 5 and 9)",
-            source="Table 17, Appendix E.9",
-            here="not yet: chapter 13 is in preparation",
-            verdict=VERDICTS[3],
-            rule="a smaller mean error on the features of each layer",
-        ),
-        Claim(
             claim="IG takes GPU-days for each task at 8 billion parameters, HVP GPU-hours",
             paper="stated; no number given in the text used here",
             source="Table 2, section 4.2",
@@ -353,7 +345,6 @@ def _tutorial(
     layers = {model: model_sizes(model).n_layers for model in models}
     fix = {m: passes("atp_star", 10, n, "queries").get("forward", 0) for m, n in layers.items()}
     drop = {m: passes("atp_star", 10, n).get("gradient", 0) for m, n in layers.items()}
-    later = "not yet: chapter 15 is in preparation"
     return [
         Claim(
             claim="The Q and K fix of AtP* costs less than two further forward passes",
@@ -381,32 +372,5 @@ def _tutorial(
                 bool((errors[worth.ROWS] < errors[worth.AP]).all()),
             ),
             rule="an error below 1 % in every setting, for less than patching everything; partly: less than that of AP in every setting",
-        ),
-        *(
-            Claim(
-                claim=claim,
-                paper=paper,
-                source=TUTORIAL,
-                here=later,
-                verdict=VERDICTS[3],
-                rule=rule,
-            )
-            for claim, paper, rule in (
-                (
-                    "Saturated attention hides heads from AP, and the Q and K fix finds them",
-                    "stated",
-                    "on heads with attention above 0.95 AP is too small, and the fix is nearer, in both models",
-                ),
-                (
-                    "Cancellation makes AP of neurons 5 to 12 times too small, and GradDrop helps",
-                    "5 to 12 times (GPT-2, Pythia-12B)",
-                    "such neurons are found in both models, and GradDrop is nearer on most",
-                ),
-                (
-                    "Sampling subsets bounds what was missed",
-                    "stated",
-                    "the bound holds at its stated rate, on both models",
-                ),
-            )
         ),
     ]
