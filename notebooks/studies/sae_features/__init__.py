@@ -21,6 +21,7 @@ from .dictionaries import (
 from .figures import control_figure, error_figure, scatter_figure, size_figure, sketch_figure
 from .judged import claims, controls
 from .measuring import measure, measure_positions, measure_wide
+from .precision import rounding
 from .shares import by_prompt, of_error, on_path
 from .shown import against_random, listing, snippet, summary
 from .sketches import price_table, screened, sketched, wide_table
@@ -66,6 +67,7 @@ __all__ = [
     "random_directions",
     "read",
     "report",
+    "rounding",
     "rows_of",
     "scatter_figure",
     "screened",

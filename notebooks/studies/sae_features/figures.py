@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from hvp_utils import plots
+from hvp_utils import bootstrap_ci, plots
 
 from ..panels import bars, headline
 
@@ -87,8 +87,6 @@ def error_figure(shares: pd.DataFrame, title: str) -> Figure:
         shares: What ``shares.by_prompt`` returns.
         title: What the figure says.
     """
-    from hvp_utils import bootstrap_ci
-
     layers = list(shares.layer.unique())
     columns = {
         "total": "whole change",
@@ -157,7 +155,8 @@ def sketch_figure(wide: pd.DataFrame, narrow: pd.DataFrame, title: str) -> Figur
     lines = []
     for layer, part in narrow[narrow.products != "exact"].groupby("layer", sort=False):
         value = [i.estimate for i in part.off]
-        lines.append((f"SAE, layer {layer}: about 200 active", part.products.astype(int), value))
+        label = f"SAE, layer {layer}: {part.n.iloc[0]:.0f} active"
+        lines.append((label, part.products.astype(int), value))
     for n, part in wide.groupby("features", sort=False):
         lines.append((f"{n:,} random directions, all active", part.products, part.off))
     looks = (*_LAYERS, ("#D55E00", "D", "-"), ("#CC79A7", "v", ":"))

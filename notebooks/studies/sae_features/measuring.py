@@ -63,7 +63,7 @@ def one_prompt(M: PatchedMetric, sketched: bool, on_path: bool) -> dict[str, np.
     """All that is stored of one prompt, an array [component] each.
 
     ``truth``, ``AP``, ``HVP`` and ``length`` (of the patch) of every component; if ``sketched``,
-    ``sketch_k``, the quadratic term from k products, and ``row``, what ``row_screen`` says of its
+    ``sketch_k``, the quadratic term from k products, and ``screen``, what ``row_screen`` says of its
     size; if ``on_path``, ``MS-HVP`` (five steps) and ``slopes`` (five, Gauss-Legendre) of the
     largest and of the error, NaN elsewhere.
     """
@@ -73,7 +73,7 @@ def one_prompt(M: PatchedMetric, sketched: bool, on_path: bool) -> dict[str, np.
     if sketched:
         for k in PRODUCTS:
             found[f"sketch_{k}"] = diagonal(M, "xdiag", k).values / 2
-        found["row"] = row_screen(M).quadratic
+        found["screen"] = row_screen(M).quadratic
     if on_path:
         errors = torch.tensor([label.partition(".")[2] != "" for label in M.labels])
         size = truth.abs().cpu().masked_fill(errors, torch.inf)
@@ -212,7 +212,7 @@ def measure_wide(
     def run() -> xr.Dataset:
         bridge = load_model(model, device=device) if isinstance(model, str) else model
         pair = make_prompts(TASK, bridge, 1, seed=SEED)[0]
-        names = ("truth", "AP", "curvature", "largest", "sketch", "n", "row")
+        names = ("truth", "AP", "curvature", "largest", "sketch", "n", "screen")
         found: Mapping[str, list] = {name: [] for name in names}
         for n in sizes:
             sae = frame(ModelSizes.of(bridge), hook, n)
@@ -228,7 +228,7 @@ def measure_wide(
             found["largest"].append(torch.arange(len(which)) < n_largest)
             sketches = [diagonal(M, "xdiag", k).values[which] / 2 for k in products]
             found["sketch"].append(torch.stack(sketches))
-            found["row"].append(row_screen(M).quadratic[which])
+            found["screen"].append(row_screen(M).quadratic[which])
             found["n"].append(M.n)
         stacked = {k: torch.stack(v).cpu().numpy() for k, v in found.items() if k != "n"}
         dims = ("dictionary", "sample")

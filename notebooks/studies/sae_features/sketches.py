@@ -29,7 +29,7 @@ def sketched(rows: pd.DataFrame, products: Sequence[int] = PRODUCTS) -> pd.DataF
     """How far sketched quadratic terms are off, features only.
 
     Returns:
-        Columns layer, products, off (sum of |sketched - exact| over sum of |exact| in percent), and
+        Columns layer, n (features a prompt, the mean), products, off (sum of |sketched - exact| over sum of |exact| in percent), and
         left: of AP's mean error on the effects, how much is left with the sketch, in percent, as
         0 products for none and "exact" for the exact term.
     """
@@ -41,15 +41,15 @@ def sketched(rows: pd.DataFrame, products: Sequence[int] = PRODUCTS) -> pd.DataF
         def total(values, of=part):
             return values.abs().groupby(of.prompt).sum()
 
-        ap = total(part.AP - part.truth)
+        ap, n = total(part.AP - part.truth), part.groupby("prompt").size().mean()
         for k in products:
             own = part[f"sketch_{k}"]
             off = of_means(_share, total(own - q), total(q))
             left = of_means(_share, total(part.AP + own - part.truth), ap)
-            found.append((layer, str(k), off, left))
+            found.append((layer, n, str(k), off, left))
         left = of_means(_share, total(part.HVP - part.truth), ap)
-        found.append((layer, "exact", np.nan, left))
-    return pd.DataFrame(found, columns=["layer", "products", "off", "left"])
+        found.append((layer, n, "exact", np.nan, left))
+    return pd.DataFrame(found, columns=["layer", "n", "products", "off", "left"])
 
 
 def screened(rows: pd.DataFrame, k: int = 10, patched: int = 20) -> pd.DataFrame:
@@ -60,12 +60,12 @@ def screened(rows: pd.DataFrame, k: int = 10, patched: int = 20) -> pd.DataFrame
         over prompts out of k. The error component is never counted.
     """
     found = []
-    chosen = rows[~rows.error & rows.row.notna()]
+    chosen = rows[~rows.error & rows.screen.notna()]
     for layer, part in chosen.groupby("layer", sort=False):
         for rule, extra in (("|AP|", 0.0), ("|AP| + r", 1.0)):
             hits = []
             for _, p in part.groupby("prompt"):
-                size = p.AP.abs() + extra * p.row
+                size = p.AP.abs() + extra * p.screen
                 taken = set(size.nlargest(patched).index)
                 hits.append(len(taken & set(p.truth.abs().nlargest(k).index)))
             found.append((layer, rule, bootstrap_ci(hits)))
