@@ -326,6 +326,21 @@ def test_errors_by_size():
     ]
 
 
+def test_errors_by_place():
+    rows = made()
+    found = study.by_rank(rows, (1, 5, 10**9)).set_index(["layer", "places"])
+    assert found.n[12].to_dict() == {"1": 6, "2 to 5": 24, "6 on": 6 * 24}
+    off = size = 0.0
+    for _, part in rows[(rows.layer == 22) & (rows.feature >= 0)].groupby("prompt"):
+        for row in part.sort_values("truth", key=lambda t: -t.abs()).iloc[1:5].itertuples():
+            off, size = off + abs(row.AP - row.truth), size + abs(row.truth)
+    assert found.AP[22, "2 to 5"].estimate == pytest.approx(100 * off / size)
+    cut = study.cut_by_place(study.by_rank(rows, (1, 5, 10**9)))
+    left = found.HVP[22, "2 to 5"].estimate / found.AP[22, "2 to 5"].estimate
+    assert cut["2 to 5"][1] == pytest.approx(100 * (1 - left)) and len(cut["1"]) == 2
+    assert found.effect[22, "2 to 5"] == pytest.approx(size / 24)
+
+
 def test_thresholds():
     rows = made()
     found = study.thresholds(rows).set_index(["layer", "threshold"])
@@ -448,6 +463,7 @@ def test_figures(rows, stored):
     constructed = made()
     drawn = study.size_figure(study.by_size(constructed), "A title")
     assert len(drawn.axes) == 2 and drawn.get_suptitle() == "A title"
+    assert len(study.rank_figure(study.by_rank(constructed), "A title").axes) == 2
     assert len(study.scatter_figure(rows, "A title").axes) == 2
     shares = study.by_prompt(stored)
     drawn = study.error_figure(shares, "A title")

@@ -4,7 +4,7 @@
 a table of these, from which all others follow.
 """
 
-from ..corruptions import compare
+from ..corruptions import compare, estimates
 from .dictionaries import (
     contexts,
     digest,
@@ -18,16 +18,24 @@ from .dictionaries import (
     report,
     stand_in,
 )
-from .figures import control_figure, error_figure, scatter_figure, size_figure, sketch_figure
+from .figures import (
+    control_figure,
+    error_figure,
+    rank_figure,
+    scatter_figure,
+    size_figure,
+    sketch_figure,
+)
 from .judged import claims, controls
 from .measuring import measure, measure_positions, measure_wide
 from .precision import rounding
 from .shares import by_prompt, of_error, on_path
-from .shown import against_random, listing, snippet, summary
+from .shown import against_random, cut_by_place, listing, snippet, summary
 from .sketches import price_table, screened, sketched, wide_table
 from .tables import (
     NONTRIVIAL,
     agreement,
+    by_rank,
     by_size,
     errors,
     most_used,
@@ -41,15 +49,18 @@ __all__ = [
     "against_random",
     "agreement",
     "by_prompt",
+    "by_rank",
     "by_size",
     "claims",
     "compare",
     "contexts",
     "control_figure",
     "controls",
+    "cut_by_place",
     "digest",
     "error_figure",
     "errors",
+    "estimates",
     "find",
     "folder",
     "frame",
@@ -65,6 +76,7 @@ __all__ = [
     "price_table",
     "quality",
     "random_directions",
+    "rank_figure",
     "read",
     "report",
     "rounding",

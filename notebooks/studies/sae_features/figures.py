@@ -12,7 +12,14 @@ from hvp_utils import bootstrap_ci, plots
 
 from ..panels import bars, headline
 
-__all__ = ["control_figure", "error_figure", "scatter_figure", "size_figure", "sketch_figure"]
+__all__ = [
+    "control_figure",
+    "error_figure",
+    "rank_figure",
+    "scatter_figure",
+    "size_figure",
+    "sketch_figure",
+]
 
 _METHODS = {"AP": "attribution_patching", "HVP": "hvp"}
 _LAYERS = ("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-.")
@@ -41,6 +48,33 @@ def size_figure(table: pd.DataFrame, title: str) -> Figure:
             look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.6, capsize=2, label=label)
             ax.errorbar(part["size"], value, yerr=spread, **look)
         ax.set(xscale="log", yscale="log", xlabel="size of the effect   [nats]")
+        ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
+        _plain(ax.yaxis)
+    axes[0, 0].set_ylabel("error / effect   [%]")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    headline(fig, title)
+    return fig
+
+
+def rank_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Relative error by a feature's place among those of its prompt, a panel for each layer.
+
+    Args:
+        table: What ``by_rank`` returns.
+        title: What the figure says.
+    """
+    layers = list(table.layer.unique())
+    size = (0.6 + 3.7 * len(layers), 3.7)
+    fig, axes = plt.subplots(1, len(layers), figsize=size, sharey=True, squeeze=False)
+    for ax, layer in zip(axes.flat, layers, strict=True):
+        part = table[table.layer == layer]
+        for method, name in _METHODS.items():
+            label, colour, marker, line = plots.METHODS[name]
+            value, spread = bars(part[method])
+            look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.6, capsize=2, label=label)
+            ax.errorbar(np.arange(len(part)), value, yerr=spread, **look)
+        ax.set_xticks(range(len(part)), [p.replace(" to ", "–") for p in part.places])
+        ax.set(yscale="log", xlabel="place of the feature by true effect")
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
         _plain(ax.yaxis)
     axes[0, 0].set_ylabel("error / effect   [%]")

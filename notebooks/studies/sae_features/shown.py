@@ -14,7 +14,7 @@ from hvp_utils import PatchedMetric, bootstrap_ci
 from ..corruptions import of_means
 from .tables import METHODS, NONTRIVIAL
 
-__all__ = ["against_random", "listing", "snippet", "summary"]
+__all__ = ["against_random", "cut_by_place", "listing", "snippet", "summary"]
 
 #: Characters of a context around the marked token.
 _AROUND = 34
@@ -99,6 +99,18 @@ def against_random(
             row["less"] = of_means(_less, *mean_off)
             found.append(row)
     return pd.DataFrame(found)
+
+
+def cut_by_place(places: pd.DataFrame) -> dict[str, list[float]]:
+    """Of what ``by_rank`` returns: at every place, how much of AP's error HVP takes away, percent.
+
+    A number for each layer.
+    """
+    found: dict[str, list[float]] = {}
+    for row in places.itertuples():
+        cut = 100 * (1 - row.HVP.estimate / row.AP.estimate)
+        found.setdefault(row.places, []).append(cut)
+    return found
 
 
 def _less(ap: np.ndarray, hvp: np.ndarray) -> np.ndarray:

@@ -17,8 +17,10 @@ __all__ = [
     "BINS",
     "METHODS",
     "NONTRIVIAL",
+    "RANKS",
     "THRESHOLDS",
     "agreement",
+    "by_rank",
     "by_size",
     "errors",
     "most_used",
@@ -34,6 +36,8 @@ THRESHOLDS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 #: Sizes of effects, in nats.
 BINS = (1e-4, 1e-3, 1e-2, 1e-1, np.inf)
 METHODS = ("AP", "HVP")
+#: Places of a prompt's features by the size of their true effects, up to each of these.
+RANKS = (1, 5, 10, 20, 50, 10**9)
 #: How many are "the largest" in the overlap, and in the top-5 relative error of chapter 1.
 OVERLAP, K = 10, 5
 
@@ -137,6 +141,36 @@ def by_size(rows: pd.DataFrame, bins: Sequence[float] = BINS) -> pd.DataFrame:
             off = {m: of_means(_percent_of, total(chosen[m] - chosen.truth), size) for m in METHODS}
             about = {"layer": layer, "low": low, "high": high, "size": chosen.truth.abs().mean()}
             found.append(about | {"n": len(chosen)} | off)
+    return pd.DataFrame(found)
+
+
+def by_rank(rows: pd.DataFrame, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
+    """The errors of both methods by the place of a feature in its prompt; features only.
+
+    Returns:
+        Columns layer, places ("1", "2 to 5", ..., "51 on"), n (effects), length (of the patch, the
+        mean), effect (the mean size, nats), and AP and HVP: sum of |error| over sum of |effect|, in
+        percent, prompts resampled.
+    """
+    found = []
+    for layer, part in rows[~rows.error].groupby("layer", sort=False):
+        place = part.truth.abs().groupby(part.prompt).rank(ascending=False, method="first")
+        for low, high in itertools.pairwise((0, *ranks)):
+            chosen = part[(place > low) & (place <= high)]
+            if chosen.empty:
+                continue
+            size = chosen.truth.abs().groupby(chosen.prompt).sum()
+            off = {
+                m: of_means(
+                    _percent_of, (chosen[m] - chosen.truth).abs().groupby(chosen.prompt).sum(), size
+                )
+                for m in METHODS
+            }
+            last = f"{low + 1} on" if high == ranks[-1] else f"{low + 1} to {high}"
+            name = str(high) if high == low + 1 else last
+            about = {"layer": layer, "places": name, "n": len(chosen)}
+            about |= {"length": chosen.length.mean(), "effect": chosen.truth.abs().mean()}
+            found.append(about | off)
     return pd.DataFrame(found)
 
 
