@@ -234,7 +234,7 @@ bounds = missed_effects.bounds(missed_effects.load(models, device=device))
 common.show(
     missed_effects.summary(bounds),
     {"price, %": ".1f"},
-    "Largest effect shown, largest missed (of edges: among 1,000 that were checked), bounds on it, nats; price of all, in percent of patching everything. Reference pair.",
+    "Largest effect shown, largest missed (among all of SmolLM2's neurons, else among 1,000 that were checked), bounds on it, nats; price of all, in percent of patching everything. Reference pair.",
 )
 
 # %% [markdown]

@@ -25,6 +25,15 @@ def unexplained(sae, x):
     return (x - sae.reconstruct(x)).square().sum(), (x - x.mean(0)).square().sum()
 
 
+def typical(sae, x):
+    """The median over positions of the share of the squared distance from the mean explained.
+
+    The summed variance is mostly that of a few positions with a large norm, which are easy.
+    """
+    total = (x - x.mean(0)).square().sum(1)
+    return 1 - ((x - sae.reconstruct(x)).square().sum(1) / total).median().item()
+
+
 def fit(sae, x):
     """Variance explained, L0, and how many of the features fire, on activations [token, d]."""
     missed = total = fired = 0.0
@@ -61,7 +70,7 @@ def losses(bridge, sae, rows):
 
 
 def on_task(bridge, sae, task="ioi", n=50):
-    """Variance explained on the prompts of a task, from the first difference on, both runs."""
+    """The same on the prompts of a task, from the first difference on, both runs: summed, typical."""
     found = []
     for pair in make_prompts(task, bridge, n):
         resolved = pair.resolve(bridge)
@@ -70,7 +79,7 @@ def on_task(bridge, sae, task="ioi", n=50):
                 _, cache = bridge.run_with_cache(tokens[None], names_filter=[sae.hook])
             found.append(cache[sae.hook][0, resolved.first_difference :])
     a, b = unexplained(sae, torch.cat(found))
-    return 1 - (a / b).item()
+    return 1 - (a / b).item(), typical(sae, torch.cat(found))
 
 
 def contexts(tokenizer, sae, x, batches, counted):
@@ -119,16 +128,19 @@ def report(model_name, folder, files, batches, n_held, counted, about):
     ever |= fit(sae, seen.float())[2]
     text = np.concatenate([batch for batch in batches[-n_held:] if batch.shape[1] == 128])
     clean, spliced, ablated = losses(bridge, sae, text[:N_LOSS])
+    on_ioi = on_task(bridge, sae)
     found = about | {
         "n_held_out": held_out,
         "variance_explained": explained,
+        "variance_explained_typical": typical(sae, unseen),
         "l0": l0,
         "dead_share": 1 - ever.float().mean().item(),
         "loss_clean": clean,
         "loss_spliced": spliced,
         "loss_ablated": ablated,
         "loss_recovered": (ablated - spliced) / (ablated - clean),
-        "ioi_variance_explained": on_task(bridge, sae),
+        "ioi_variance_explained": on_ioi[0],
+        "ioi_variance_explained_typical": on_ioi[1],
     }
     (folder / "report.json").write_text(json.dumps(found, indent=2) + "\n")
     top = contexts(bridge.tokenizer, sae, seen, batches, counted)
@@ -151,14 +163,16 @@ A sparse autoencoder with {sae.n:,} features, {sae.k} of them active at a positi
 | measured on text that it was not trained on | |
 | --- | --- |
 | tokens | {found["n_held_out"]:,} |
-| variance explained | {found["variance_explained"]:.3f} |
+| variance explained, summed | {found["variance_explained"]:.3f} |
+| the same at a typical position (the median) | {found["variance_explained_typical"]:.3f} |
 | features active at a position (L0) | {found["l0"]:.1f} |
 | features that never fire, there or on {N_TOKENS:,} tokens of training | {found["dead_share"]:.1%} |
 | loss of the model, nats a token | {found["loss_clean"]:.3f} |
 | with the reconstruction instead of the activation | {found["loss_spliced"]:.3f} |
 | with zeros instead | {found["loss_ablated"]:.3f} |
 | loss recovered | {found["loss_recovered"]:.1%} |
-| variance explained on 50 IOI prompts, from their first difference on | {found["ioi_variance_explained"]:.3f} |
+| variance explained on 50 IOI prompts, from their first difference on, summed | {found["ioi_variance_explained"]:.3f} |
+| the same at a typical position | {found["ioi_variance_explained_typical"]:.3f} |
 
 **Data.** {found["n_training"]:,} activations, each seen {found["epochs"]} times: {shares} of running text, and prompts of this book's tasks (a tenth, with other seeds than those that are studied). WordNet 3.0 (WordNet licence),
 documentation strings of {packages}, and Debian's fortunes (BSD). The first position of a text, whose norm is of another order, is left out.

@@ -266,8 +266,8 @@ common.show(
 # subsets. Attribution patching is subtracted from each subset's effect and added back to each estimate. And the mean without a component is scaled to as
 # many others as the mean with it ([theory](../../book/theory.md)).
 #
-# On the reference pair, the 100 components that `row_screen` puts first were patched. Of neurons, the truth is the exact effect of *every* one. Of edges, 500 that follow in the
-# screen's order and 500 at random were patched, so the largest missed is the largest known. Numbers of subsets, shares and the rules of the claims stood in code before anything was measured.
+# On the reference pair, the 100 components that `row_screen` puts first were patched. Of SmolLM2's neurons, the truth is the exact effect of *every* one. Of Gemma's and of edges, 500 that
+# follow in the screen's order and 500 at random were patched, so the largest missed is the largest known. Numbers of subsets, shares and the rules of the claims stood in code before anything was measured.
 
 # %%
 bounds = missed_effects.bounds(missed_effects.load(models, device=device))

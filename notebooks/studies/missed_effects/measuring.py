@@ -61,9 +61,11 @@ SHARES = {"neurons_pre": 0.02, "edges": 0.02, "heads": 0.05}
 #: Of heads, on many prompts: this share is looked at, the largest by attribution patching.
 HEADS_SHOWN = 0.1
 HEADS_SUBSETS = (50, 100, 200)
-#: Up to so many components of a kind are all patched exactly, to have the truth. Of more: what is
-#: shown, the next ``SOME`` largest by the same screen, and ``SOME`` at random.
-EVERY, SOME = {"neurons_pre": 50_000, "edges": 1_000}, 500
+#: Up to so many components are all patched exactly, to have the truth. Of more: what is shown, the
+#: next ``SOME`` largest by the same screen, and ``SOME`` at random. The neurons of the book's model
+#: are worth ten minutes, once; with Gemma's vocabulary, five times as large, it would be hours.
+EVERY, SOME = 1_000, 500
+ALL_THE_SAME = {(common.BOOK_MODEL, "neurons_pre"): 50_000}
 _FORMAT = 1
 
 
@@ -107,7 +109,7 @@ def exact(
         kind: Of components.
         pair: The reference pair by default.
         n_shown: How many are looked at.
-        every: Up to so many components are all patched; by default see ``EVERY``.
+        every: Up to so many components are all patched; by default ``EVERY``.
         some: Of more, so many that follow in the screen's order, and as many at random.
         store: Folder of the files, or None.
         device: Where to load a model that is given by name.
@@ -116,7 +118,7 @@ def exact(
         ``number`` and ``effect`` [patched] of what was patched, ``shown`` [shown], the numbers of
         what the screen puts first, and attributes ``n``, ``n_tokens``, ``n_run``, ``n_layers``.
     """
-    every = EVERY[kind] if every is None else every
+    every = ALL_THE_SAME.get((model, kind), EVERY) if every is None else every
     path, identity = _place(model, kind, "exact", store, pair)
     identity |= {"n_shown": n_shown, "every": every, "some": some}
 
