@@ -415,8 +415,8 @@ def test_prices_are_those_of_the_layer():
     }
     found = study.price_table(sizes, data, ["attribution_patching", "hvp"])
     found = found.set_index(["layer", "method"])
-    assert found.n[12, "hvp"] == 50
-    own = [prices.counted(sizes, ["hvp"], 15, 5, np.full(n, 22)).runs[0] for n in (40, 60)]
+    assert found.n[12, "hvp"] == pytest.approx(140 / 3)
+    own = [prices.counted(sizes, ["hvp"], 15, 5, np.full(n, 22)).runs[0] for n in (40, 40, 60)]
     assert found.runs[22, "hvp"] == pytest.approx(np.mean(own)) and found.runs[22, "hvp"] > 50
     assert found.runs[12, "attribution_patching"] < 5
 
@@ -440,6 +440,14 @@ def test_a_listing(model):
     assert found.component.tolist() == [M.labels[2], "L1.error"]
     assert found["most active on"].tolist() == ["a ⟦b⟧", "–"]
     assert found.true.tolist() == [f[2].item(), f[-1].item()]
+
+
+def test_the_feature_that_stands_out():
+    rows = made(n_prompts=2, n=3, layers=(12,))
+    rows["truth"], rows["AP"] = [3.0, 1.0, 9.0] * 2, [2.0, 1.25, 9.0] * 2
+    said = study.standing_out(rows)
+    assert said.startswith("In layer 12 one feature, L12F0, has 75 % of all effects")
+    assert "80 % of all of AP's error" in said
 
 
 def test_learned_against_random():

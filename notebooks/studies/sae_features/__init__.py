@@ -30,7 +30,7 @@ from .judged import claims, controls
 from .measuring import measure, measure_positions, measure_wide
 from .precision import rounding
 from .shares import by_prompt, of_error, on_path
-from .shown import against_random, cut_by_place, listing, snippet, summary
+from .shown import against_random, cut_by_place, listing, snippet, standing_out, summary
 from .sketches import price_table, screened, sketched, wide_table
 from .tables import (
     NONTRIVIAL,
@@ -88,6 +88,7 @@ __all__ = [
     "sketched",
     "snippet",
     "stand_in",
+    "standing_out",
     "summary",
     "thresholds",
     "wide_table",

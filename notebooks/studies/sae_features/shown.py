@@ -14,7 +14,7 @@ from hvp_utils import PatchedMetric, bootstrap_ci
 from ..corruptions import of_means
 from .tables import METHODS, NONTRIVIAL
 
-__all__ = ["against_random", "cut_by_place", "listing", "snippet", "summary"]
+__all__ = ["against_random", "cut_by_place", "listing", "snippet", "standing_out", "summary"]
 
 #: Characters of a context around the marked token.
 _AROUND = 34
@@ -111,6 +111,19 @@ def cut_by_place(places: pd.DataFrame) -> dict[str, list[float]]:
         cut = 100 * (1 - row.HVP.estimate / row.AP.estimate)
         found.setdefault(row.places, []).append(cut)
     return found
+
+
+def standing_out(rows: pd.DataFrame, layer: int | None = None) -> str:
+    """A sentence on the feature with the largest effects of a layer, by default of the last."""
+    layer = rows.layer.max() if layer is None else layer
+    part = rows[(rows.layer == layer) & ~rows.error]
+    size, off = part.truth.abs(), (part.AP - part.truth).abs()
+    feature = size.groupby(part.feature).sum().idxmax()
+    own = part.feature == feature
+    return (
+        f"In layer {layer} one feature, L{layer}F{feature}, has {100 * size[own].sum() / size.sum():.0f} % "
+        f"of all effects (in size) and {100 * off[own].sum() / off.sum():.0f} % of all of AP's error."
+    )
 
 
 def _less(ap: np.ndarray, hvp: np.ndarray) -> np.ndarray:

