@@ -161,7 +161,10 @@ agreed = study.agreement(rows)
 of_features = compared.query("set == 'features'").set_index(["measure", "layer"])
 overlap = agreed.query("set == 'features'").set_index(["method", "layer"]).overlap
 typical, five = (study.estimates(of_features.AP[m]) for m in ("median error", "top 5"))
-less = study.estimates(of_features.reduction["mean error"])
+less, largest_five = (
+    study.estimates(of_features.reduction["mean error"]),
+    study.share_of_largest(rows),
+)
 found = {m: common.span(study.estimates(overlap[m]), 0) for m in ("AP", "HVP")}
 common.show(
     study.summary(compared, agreed),
@@ -174,7 +177,9 @@ Markdown(f"""So the answer depends on the question.
 
 * **The ranking** is good: of the ten largest features, AP has {found["AP"]} % among its own ten, HVP {found["HVP"]} %.
 * **The typical feature** is good: AP's median relative error is {common.span(typical, 1)} %.
-* **The few large ones** are not: the top-5 relative error of chapter 1 is {common.span(five, 1)} %. They make up most of the mean error, and there HVP, a parabola, ends where the curve has long bent again.
+* **The few large ones** are worse: the top-5 relative error of chapter 1 is {common.span(five, 1)} %. The five largest of a prompt have {common.span(largest_five.AP, 0)} % of all of AP's error, and {common.span(largest_five.HVP, 0)} % of what HVP leaves.
+
+(The figure adds up errors, so at each place a few bad features decide. Typical is the median.)
 
 The paper did this on GPT-2 (Table 17): HVP took away 81.5 and 85.5 % of the mean error, and AP's correlation was 0.9996 and above. Here it is {common.span(less, 0)} %, and the correlation is lower. A correlation hangs on the largest effects, and so on how large they are.""")
 
@@ -208,7 +213,7 @@ Markdown(
 # %% [markdown]
 # ## The component without a name
 
-# %% mystnb={"image": {"alt": "Two panels, one for each layer: bars of the change of the metric in nats: the whole change, all features without the error, the largest feature, the error component, and what attribution patching and HVP say of the error component."}}
+# %% mystnb={"image": {"alt": "Two panels, one for each layer: bars of sizes in nats: the whole change, all features without the error, the largest feature, the error component, and what attribution patching and HVP miss of the error component. All features together are nearly as long as the whole change; the error component is about as long as half the largest feature or less."}}
 shares = study.by_prompt(stored)
 of_error = study.of_error(shares).set_index("layer")
 alone, on_error = (study.estimates(of_error[name]) for name in ("features", "AP"))
@@ -250,7 +255,7 @@ What to do on one prompt, then? On its {price.n.iloc[0]:.0f} components, exact p
 
 :::{{admonition}} The answer
 :class: important
-**It ranks them well, and misjudges the largest.** Of the ten largest features AP has {found["AP"]} % among its ten, and it is off by {common.span(typical, 1)} % on the typical one. On the largest of a prompt it is off by {common.span(study.estimates(places[places.places == "1"].AP), 0)} %, and there HVP leaves {common.span(study.estimates(places[places.places == "1"].HVP), 0)} %. So rank by AP, and patch what is on top exactly.
+**It ranks them well, and misjudges the largest.** Of the ten largest features AP has {found["AP"]} % among its ten, and it is off by {common.span(typical, 1)} % on the typical one. On the largest of a prompt it is off by an average of {common.span(study.estimates(places[places.places == "1"].AP), 0)} %, and there HVP leaves {common.span(study.estimates(places[places.places == "1"].HVP), 0)} %. So rank by AP, and patch what is on top exactly.
 :::""")
 
 # %% [markdown]

@@ -448,6 +448,8 @@ def test_the_feature_that_stands_out():
     said = study.standing_out(rows)
     assert said.startswith("In layer 12 one feature, L12F0, has 75 % of all effects")
     assert "80 % of all of AP's error" in said
+    share = study.share_of_largest(rows.assign(HVP=rows.truth + 1), k=1)
+    assert share.AP[12] == pytest.approx(80) and share.HVP[12] == pytest.approx(50)
 
 
 def test_learned_against_random():
@@ -476,7 +478,9 @@ def test_figures(rows, stored):
     shares = study.by_prompt(stored)
     drawn = study.error_figure(shares, "A title")
     widths = [bar.get_width() for bar in drawn.axes[0].patches]
-    assert widths[0] == pytest.approx(shares[shares.layer == 1].total.mean())
+    part = shares[shares.layer == 1]
+    assert widths[0] == pytest.approx(part.total.abs().mean())
+    assert widths[4] == pytest.approx((part.AP - part.error).abs().mean())
     compared = study.compare(study.errors(constructed), ("layer", "set", "measure"))
     both = study.controls({"SAE": compared, "random directions": compared})
     drawn = study.control_figure(both, "A title")

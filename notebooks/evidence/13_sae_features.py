@@ -11,7 +11,7 @@
 #
 # Every table, control and claim behind [the lesson](../13_sae_features.ipynb). The truth $f$ is exact activation patching of every
 # feature; AP is attribution patching, HVP adds half the second derivative. Intervals are 95 % bootstrap intervals over prompts with
-# 1,000 resamples; p-values are those of paired bootstrap tests, and *holm* is adjusted for all tests of a measurement. What is computed
+# 1,000 resamples; p-values are those of paired bootstrap tests with 9,999, and *holm* is adjusted for all tests of a measurement. What is computed
 # stands in `notebooks/studies/sae_features/`.
 #
 # The paper's Appendix E.9 takes the residual stream of GPT-2 small apart with two pretrained SAEs (layers 5 and 9, 24,576
@@ -60,7 +60,7 @@ Markdown(note)
 # held-out text, *on prompts* the same on prompts of IOI; {term}`loss recovered` puts the reconstruction in the place of the activation.
 #
 # **This is the limit of the page.** The SAEs have far fewer features than the paper's, and saw under a million distinct tokens: documentation,
-# WordNet and prompts of our tasks. So what is said of *features*, such as which matter and what they stand for, holds for these. How wrong AP is
+# WordNet and prompts of our tasks (with other seeds than those studied here). So what is said of *features*, such as which matter and what they stand for, holds for these. How wrong AP is
 # on a direction can be measured whatever the direction means, and the random directions below show how little it depends on it.
 
 # %%
@@ -80,7 +80,7 @@ if quality is not None:
 # %%
 stored = {n: study.measure(model_name, s, n_prompts, device=device) for n, s in saes.items()}
 rows = study.rows_of(stored)
-compared = study.compare(study.errors(rows), ("layer", "set", "measure"))
+compared = study.compare(study.errors(rows), ("layer", "set", "measure"), n_resamples=9999)
 digits = {"AP": ".5f", "HVP": ".5f", "reduction": ".1f", "p": ".4f", "holm": ".4f"}
 columns = ["layer", "set", "AP", "HVP", "reduction", "p", "holm"]
 mean = compared[compared.measure == "mean error"]
@@ -110,7 +110,7 @@ common.show(
 
 # %% [markdown]
 # Three measures, three impressions. On the typical feature AP is good and HVP far better. The mean error and the top 5 are those of
-# a few large features, and there HVP gains less. A rank correlation above 0.98 says that the order is right nearly everywhere.
+# a few large features, and in the later layer HVP gains less there. A rank correlation above 0.98 says that the order is right nearly everywhere.
 
 # %% mystnb={"image": {"alt": "Two panels, one for each layer: estimates against true effects for features and for the error component, on symmetric logarithmic axes. Most points lie near the diagonal. The largest features, and error components, leave it, attribution patching more than HVP."}}
 along = {
@@ -208,7 +208,8 @@ Markdown(
 # %% [markdown]
 # ## Is it the features? Random directions
 #
-# The same features, as active and as long, in directions drawn at random; the error component takes up what no longer fits. *Effect* is
+# In the later layer the mean error and the top 5 tell them apart, and the median does not: what sets learned directions apart there are a few
+# long ones with large effects. The same features, as active and as long, in directions drawn at random; the error component takes up what no longer fits. *Effect* is
 # the median size in nats, AP and HVP are median relative errors in percent, *less* is what HVP takes away from the mean error.
 
 # %%
@@ -255,7 +256,7 @@ common.show(
     f"The error component, {n_prompts} prompts.",
 )
 
-# %% mystnb={"image": {"alt": "Two panels, one for each layer: bars of the change of the metric in nats: the whole change, all features without the error, the largest feature, the error component, and what attribution patching and HVP say of it."}}
+# %% mystnb={"image": {"alt": "Two panels, one for each layer: bars of sizes in nats: the whole change, all features without the error, the largest feature, the error component, and what attribution patching and HVP miss of it."}}
 alone = {n: i.estimate for n, i in zip(of_error.layer, of_error.features, strict=True)}
 _ = study.error_figure(
     shares,
@@ -271,7 +272,7 @@ common.show(
     study.on_path(rows)
     .pivot(index=["layer", "set"], columns="method", values="off")
     .reset_index()[["layer", "set", "AP", "HVP", "MS-HVP", "slopes"]],
-    ".2f",
+    ".3f",
     "Sum of errors over sum of effects, percent.",
 )
 
@@ -351,7 +352,8 @@ common.show(
 
 # %% [markdown]
 # The second term of a direction falls with the square of its length. The noise of a sketch does not: it comes from the interactions of one
-# direction with all others. So the wider the dictionary, the worse the sketch, and the less there is to correct.
+# direction with all others. So the wider the dictionary, the worse the sketch, and the less there is to correct. On the largest directions enough
+# products still pay: compare the columns AP and with_sketch.
 #
 # ## Claims
 

@@ -30,7 +30,15 @@ from .judged import claims, controls
 from .measuring import measure, measure_positions, measure_wide
 from .precision import rounding
 from .shares import by_prompt, of_error, on_path
-from .shown import against_random, cut_by_place, listing, snippet, standing_out, summary
+from .shown import (
+    against_random,
+    cut_by_place,
+    listing,
+    share_of_largest,
+    snippet,
+    standing_out,
+    summary,
+)
 from .sketches import price_table, screened, sketched, wide_table
 from .tables import (
     NONTRIVIAL,
@@ -83,6 +91,7 @@ __all__ = [
     "rows_of",
     "scatter_figure",
     "screened",
+    "share_of_largest",
     "size_figure",
     "sketch_figure",
     "sketched",

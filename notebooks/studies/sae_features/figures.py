@@ -95,7 +95,7 @@ def scatter_figure(rows: pd.DataFrame, title: str) -> Figure:
     fig, axes = plt.subplots(1, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, layer in zip(axes.flat, layers, strict=True):
         part = rows[rows.layer == layer]
-        for error, marker, ms in ((False, ".", 9), (True, "D", 26)):
+        for error, marker, ms in ((False, "o", 7), (True, "D", 26)):
             some = part[part.error == error]
             for method, name in _METHODS.items():
                 label, colour, *_ = plots.METHODS[name]
@@ -105,42 +105,46 @@ def scatter_figure(rows: pd.DataFrame, title: str) -> Figure:
         ends = np.array([rows.truth.min(), rows.truth.max()]) * 1.05
         ax.plot(ends, ends, color="#333333", lw=1, zorder=0)
         for axis in ("x", "y"):
-            getattr(ax, f"set_{axis}scale")("symlog", linthresh=1e-2, linscale=0.5)
+            getattr(ax, f"set_{axis}scale")("symlog", linthresh=1e-2, linscale=0.4)
+            getattr(ax, f"set_{axis}ticks")((-1, -0.1, 0, 0.1, 1), ("−1", "−0.1", "0", "0.1", "1"))
         ax.set_xlabel("true effect   [nats]")
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
     axes[0, 0].set_ylabel("estimate   [nats]")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    found = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*found, loc="outside lower center", ncols=2, markerscale=1.6)
     headline(fig, title)
     return fig
 
 
 def error_figure(shares: pd.DataFrame, title: str) -> Figure:
-    """Effect of the error component beside what is said of it, and beside the features'.
+    """The error component beside the features, and how much estimates miss of it.
+
+    Bars are means over prompts of sizes (without signs, so that prompts do not cancel).
 
     Args:
         shares: What ``shares.by_prompt`` returns.
         title: What the figure says.
     """
     layers = list(shares.layer.unique())
-    columns = {
-        "total": "whole change",
-        "features": "all features, no error",
-        "largest": "largest feature",
-        "error": "error component",
-        "AP": "   AP says of it",
-        "HVP": "   HVP says of it",
-    }
-    colours = dict.fromkeys(columns, "#999999") | {"error": "#000000"}
-    colours |= {m: plots.METHODS[name][1] for m, name in _METHODS.items()}
+    table = pd.DataFrame(
+        {
+            "whole change": shares.total,
+            "all features, no error": shares.features,
+            "largest feature": shares.largest,
+            "error component": shares.error,
+            "AP misses of it": shares.AP - shares.error,
+            "HVP misses of it": shares.HVP - shares.error,
+        }
+    ).abs()
+    colours = ["#999999"] * 3 + ["#000000"] + [plots.METHODS[m][1] for m in _METHODS.values()]
     size = (1.6 + 3.3 * len(layers), 3.2)
     fig, axes = plt.subplots(1, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, layer in zip(axes.flat, layers, strict=True):
-        part = shares[shares.layer == layer]
-        value, spread = bars(bootstrap_ci(part[name].to_numpy()) for name in columns)
-        ax.barh(range(len(columns)), value, xerr=spread, color=list(colours.values()), height=0.7)
-        ax.axvline(0, color="#333333", lw=0.8)
-        ax.set_yticks(range(len(columns)), columns.values())
-        ax.set(ylim=(len(columns) - 0.4, -0.6), xlabel="change of the metric   [nats]")
+        part = table[shares.layer == layer]
+        value, spread = bars(bootstrap_ci(part[name].to_numpy()) for name in table)
+        ax.barh(range(len(colours)), value, xerr=spread, color=colours, height=0.7)
+        ax.set_yticks(range(len(colours)), table.columns)
+        ax.set(ylim=(len(colours) - 0.4, -0.6), xlabel="size of the change   [nats]")
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
         ax.grid(axis="y", visible=False)
     headline(fig, title)
@@ -185,7 +189,7 @@ def sketch_figure(wide: pd.DataFrame, narrow: pd.DataFrame, title: str) -> Figur
         narrow: What ``sketched`` returns.
         title: What the figure says.
     """
-    fig, ax = plt.subplots(figsize=(5.4, 3.9))
+    fig, ax = plt.subplots(figsize=(6.4, 4.6))
     lines = []
     for layer, part in narrow[narrow.products != "exact"].groupby("layer", sort=False):
         value = [i.estimate for i in part.off]
@@ -198,7 +202,7 @@ def sketch_figure(wide: pd.DataFrame, narrow: pd.DataFrame, title: str) -> Figur
         ax.plot(x, y, color=colour, marker=marker, ls=line, ms=6, label=label)
     ax.axhline(100, color="#333333", lw=1)
     ax.set(xscale="log", yscale="log", xlabel="products with the Hessian")
-    ax.set_ylabel("error of the curvature / curvature   [%]")
+    ax.set_ylabel("error / curvature   [%]")
     ticks = sorted({int(x) for _, xs, _ in lines for x in xs})
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.xaxis.minorticks_off()

@@ -14,7 +14,15 @@ from hvp_utils import PatchedMetric, bootstrap_ci
 from ..corruptions import of_means
 from .tables import METHODS, NONTRIVIAL
 
-__all__ = ["against_random", "cut_by_place", "listing", "snippet", "standing_out", "summary"]
+__all__ = [
+    "against_random",
+    "cut_by_place",
+    "listing",
+    "share_of_largest",
+    "snippet",
+    "standing_out",
+    "summary",
+]
 
 #: Characters of a context around the marked token.
 _AROUND = 34
@@ -111,6 +119,15 @@ def cut_by_place(places: pd.DataFrame) -> dict[str, list[float]]:
         cut = 100 * (1 - row.HVP.estimate / row.AP.estimate)
         found.setdefault(row.places, []).append(cut)
     return found
+
+
+def share_of_largest(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
+    """Of a method's summed error on features, percent on the k largest of each prompt, by layer."""
+    part = rows[~rows.error]
+    top = part.truth.abs().groupby([part.layer, part.prompt]).rank(ascending=False) <= k
+    off = {m: (part[m] - part.truth).abs() for m in METHODS}
+    shares = {m: 100 * o[top].groupby(part.layer).sum() / o.groupby(part.layer).sum() for m, o in off.items()}  # fmt: skip
+    return pd.DataFrame(shares)
 
 
 def standing_out(rows: pd.DataFrame, layer: int | None = None) -> str:
