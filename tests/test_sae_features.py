@@ -157,6 +157,20 @@ def test_estimators_of_one_feature_after_another():
     assert set(table.component) <= set(M.labels)
 
 
+def test_what_was_missed_among_features_is_bounded():
+    M = PatchedMetric(tiny_model("llama"), tiny_pair(), SAEFeatures(random_sae()))
+    truth = hvp_utils.activation_patching(M)
+    order = hvp_utils.attribution_patching(M).abs().argsort(descending=True)
+    shown = [M.labels[c] for c in order[: M.n // 3]]
+    unseen = order[M.n // 3 :]
+    # Subsets of one are exact patches; in larger ones features of so bent a model interact.
+    alone = hvp_utils.missed_bound(M, shown, n_subsets=200, p=0.01)
+    assert alone.size == 1
+    assert alone.bound == pytest.approx(truth[unseen].abs().max().item(), rel=1e-9)
+    found = hvp_utils.missed_bound(M, shown, n_subsets=200, p=0.1)
+    assert found.size > 1 and found.component in unseen and (found.error[unseen] > 0).all()
+
+
 def test_a_perfect_dictionary_leaves_no_error():
     """Features that are the axes, both ways: any activation is explained."""
     eye = torch.eye(D, dtype=torch.float64)
