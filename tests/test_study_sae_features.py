@@ -408,7 +408,7 @@ def test_prices_are_those_of_the_layer():
         n: xr.Dataset(
             {
                 k: ("prompts", v)
-                for k, v in (("n", [40, 60]), ("n_tokens", [15, 15]), ("n_run", [5, 5]))
+                for k, v in (("n", [40, 40, 60]), ("n_tokens", [15] * 3), ("n_run", [5] * 3))
             }
         )
         for n in (12, 22)

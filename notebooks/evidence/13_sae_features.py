@@ -118,7 +118,7 @@ along = {
 }
 _ = study.scatter_figure(
     rows,
-    f"Correlation of features with the truth: AP {common.span(along['AP'], 3)}, HVP {common.span(along['HVP'], 3)};\nthe largest leave the diagonal",
+    f"Correlation of features with the truth: AP {common.span(along['AP'], 3)}, HVP {common.span(along['HVP'], 3)};\nmost lie on the diagonal, some are far off it",
 )
 
 # %% mystnb={"image": {"alt": "Two panels, one for each layer: error in percent of the effect against the size of the effect, for attribution patching and HVP, with intervals."}}
@@ -208,8 +208,7 @@ Markdown(
 # %% [markdown]
 # ## Is it the features? Random directions
 #
-# In the later layer the mean error and the top 5 tell them apart, and the median does not: what sets learned directions apart there are a few
-# long ones with large effects. The same features, as active and as long, in directions drawn at random; the error component takes up what no longer fits. *Effect* is
+# The same features, as active and as long, in directions drawn at random; the error component takes up what no longer fits. *Effect* is
 # the median size in nats, AP and HVP are median relative errors in percent, *less* is what HVP takes away from the mean error.
 
 # %%
@@ -238,6 +237,13 @@ _ = study.control_figure(
     controls,
     f"HVP takes away {ends['SAE']} % of the mean error on learned directions\nand {ends['random directions']} % on random ones",
 )
+
+# %% [markdown]
+# Where the two kinds differ, they differ in the mean error and the top 5, and not in the median: what sets learned directions apart is that a
+# few of them are long and have large effects.
+
+# %%
+Markdown(study.standing_out(rows))
 
 # %% [markdown]
 # ## The error component
