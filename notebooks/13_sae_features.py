@@ -277,10 +277,10 @@ What to do on one prompt, then? On its {price.n.iloc[0]:.0f} components, exact p
 #
 # ## Exercises
 #
-# 1. *(easy, 10 minutes)* Which threshold of "nontrivial" gives the highest correlation of AP, and which the lowest? Why?
+# 1. *(easy, 10 minutes)* How much does the correlation of AP hang on what counts as nontrivial? Why so little?
 #    <details><summary>Hint</summary>
 #
-#    `study.thresholds(rows)`. What happens to the spread of the effects when small ones are left out?
+#    `study.thresholds(rows)`. Which effects make up most of a sum of squares?
 #
 #    </details>
 # 2. *(medium, 20 minutes)* Cut every feature's patch in half, that is, use strengths 1/2. By what factor should AP's error fall, and by

@@ -1,6 +1,7 @@
 """The study of chapter 13: tables against loops, on constructed data and a small model."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from hvp_utils import (
     diagonal,
     hvp,
     integrated_gradients,
+    make_prompts,
     model_sizes,
     ms_hvp,
     plots,
@@ -32,6 +34,8 @@ from studies import sae_features as study
 from studies.sae_features import measuring, precision
 
 LAYERS = (1, 2)
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+BOOK = "smollm2-135m"
 
 
 @pytest.fixture(scope="module")
@@ -536,3 +540,57 @@ def test_the_papers_model_is_not_here():
     *rest, last = judged()
     assert last.verdict == "cannot be tested here" and len(rest) == 4
     assert "80.0 % (79.0 to 81.0)" in rest[0].here
+
+
+# --- what the book publishes ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The book's SAEs, and what is stored of them; nothing is measured."""
+    saes, _ = study.find(BOOK, NOTEBOOKS / "saes")
+
+    def never(*args):
+        raise AssertionError("what the book publishes is not stored")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "load_model", never)
+        store = NOTEBOOKS / "results" / "saes"
+        wild = {n: study.random_directions(s) for n, s in saes.items()}
+        yield (
+            saes,
+            {n: study.measure(BOOK, s, store=store) for n, s in saes.items()},
+            {n: study.measure(BOOK, s, 20, 0, 0, "random", store) for n, s in wild.items()},
+        )
+
+
+def test_published_claims_follow_from_what_is_stored(published):
+    _, features, random = published
+    rows, by = study.rows_of(features), ("layer", "set", "measure")
+    compared = study.compare(study.errors(rows), by)
+    few = study.compare(study.errors(rows[rows.prompt < 20]), by)
+    wild = study.compare(study.errors(study.rows_of(random)), by)
+    control = study.controls({"SAE": few, "random directions": wild})
+    again = study.claims(compared, study.agreement(rows), control)
+    path = NOTEBOOKS / "results" / "claims" / "13_sae_features.json"
+    claims = {c["claim"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
+    assert len(claims) == len(again)
+    for claim in again:
+        assert claims[claim.claim]["here"] == claim.here
+        assert claims[claim.claim]["verdict"] == claim.verdict
+
+
+def test_stored_effects_come_out_again(published, real_model):
+    saes, features, _ = published
+    layer = max(saes)
+    rows = study.rows_of({layer: features[layer]})
+    part = rows[rows.prompt == 0].reset_index(drop=True)
+    pair = make_prompts("ioi", real_model, 1)[0]
+    M = PatchedMetric(real_model, pair, SAEFeatures(saes[layer]))
+    assert M.n == len(part)
+    some = torch.tensor([*part.truth.abs().nlargest(4).index, M.n - 1])
+    stored = part.iloc[some.tolist()]
+    estimators = {"truth": activation_patching, "AP": attribution_patching, "HVP": hvp}
+    for name, estimator in estimators.items():
+        again = estimator(M, components=some)
+        np.testing.assert_allclose(stored[name], again, rtol=1e-3, atol=1e-4)
