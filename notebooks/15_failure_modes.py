@@ -158,14 +158,14 @@ kind, part = study.OPERATIONS[head.main_part], head.parts[head.main_part] / head
 Markdown(f"""The first, a *query* of one head at one token, is {query.verdict} as in the textbook. Its head gives a token probability {query.reader.base:.2f} and {query.reader.patched:.2f} with the patch, and AP makes the effect {abs(query.truth / query.estimate):.1f} times too small.
 The Q and K fix removes {100 * query.removed("qk_fix"):.0f} % of the error, HVP {100 * query.removed("hvp"):.0f} %.
 
-The second, a head's output, has {head.verdict}. AP is {abs(head.truth / head.estimate):.1f} times too small here too, but {100 * part:.0f} % of the error comes from {kind}, and no remedy has been made for those.""")
+The second, a head's output, has {head.verdict}. AP is {abs(head.truth / head.estimate):.1f} times too small here too. Parts have signs: {kind} alone would make {100 * part:.0f} % of the error, and what the other operations do takes away from it or adds to it. None of the three remedies was made for that.""")
 
 # %% [markdown]
 # ## All that are badly misjudged
 #
-# *Badly*: off by more than a tenth of the prompt's largest effect. That is how often?
+# *Badly*: off by more than a tenth of the prompt's largest effect, in two models and eight settings. Of which kind are they?
 
-# %% mystnb={"image": {"alt": "Left: stacked bars, the number of badly misjudged components in eight settings by verdict. Most of every bar is grey, none of the three; attention saturation appears among queries and keys. Right: bars, how many have the largest part of their error from each kind of operation; attention patterns lead, then MLP gates."}}
+# %% mystnb={"image": {"alt": "Left: stacked bars, the number of badly misjudged components in eight settings by verdict. Most of every bar is grey, none of the three; attention saturation appears among queries and keys. Right: bars, how many have the largest part of their error from each kind of operation; attention patterns lead, then MLP gates; gates and activation functions together, the MLPs lead."}}
 told = study.explained(table)
 _ = study.census_figure(
     table,
@@ -175,13 +175,14 @@ _ = study.census_figure(
 # %%
 signs, soft = study.symptoms(table).set_index("symptom"), study.softmax_cases(table)
 n_seen = int((table.bad & table["row leaves saturation"]).sum())
+n_fine = int((~table.bad & table["row leaves saturation"]).sum())
 seen, opposite = signs.loc["row leaves saturation"], signs.loc["opposite signs"]
 
 # %% tags=["hide-input"]
 Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f %}, a 95 % interval from whole prompts resampled. In {told["patterns"]} of the others attention patterns have the largest part of the error,
 *without* saturation: a softmax bends most in between, and half of the probabilities that move start between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}. In {told["mlp"]} it is an MLP, its gate or its activation function.
 
-The symptoms alone do not decide. Rows that leave saturation are rare: {n_seen} misjudged components have one, and {seen.others.estimate:.0f} % of other large components. They explain {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
+The symptoms alone do not decide. Rows that leave saturation are rare: {n_seen} of {told["misjudged"]} misjudged components have one, and {n_fine} of as many others with large effects. They explain the error of {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and
 in {opposite.others.estimate:.0f} % of the others; cancellation explains {opposite.accounts}. We searched with criteria fixed first; where they find next to nothing, that is the finding.""")
 
 # %% [markdown]
@@ -192,25 +193,27 @@ price = study.priced(models)
 common.show(
     study.remedy_table(table, price, model_name).rename(columns={"price": "runs a head"}),
     ".1f",
-    f"How many errors are at least halved, by verdict. One run is one exact patch ({model_name}).",
+    f"How many errors are at least halved, by verdict; worse: how many grow. One run is one exact patch ({model_name}). The Q and K fix takes two runs and a gradient for all heads.",
 )
 
 # %%
 fixed = study.queries_and_keys(table)
 n_fixed, n_both = fixed.halved.sum(), fixed.n.sum()
 n_drop = int((table["removed: grad_drop"] >= 0.5)[table.bad].sum())
+by_hvp = table["removed: hvp"][table.bad]
+hvp_halves, hvp_worse = int((by_hvp >= 0.5).sum()), int((by_hvp < 0).sum())
 
 # %% tags=["hide-input"]
-Markdown(f"""The Q and K fix earns its price, two runs and a gradient for *all* queries or keys: it halves {n_fixed} of {n_both} errors. It was made for saturation, and repairs any softmax. For heads and neurons there is no such fix. GradDrop has no sign; as a size it is
-nearer by half in {n_drop} of {told["misjudged"]}. Slopes along the path repair whatever it is, for more runs than an exact patch, which is one run and has no error.""")
+Markdown(f"""The Q and K fix earns its price, two runs and a gradient for *all* queries or keys: it halves {n_fixed} of {n_both} errors. It was made for saturation, and repairs any softmax. For heads and neurons there is no such fix. HVP halves {hvp_halves} of {told["misjudged"]} errors and makes {hvp_worse} larger. GradDrop has no sign; as a size it is
+nearer by half in {n_drop}. Slopes along the path repair whatever it is, for more runs than an exact patch, which is one run and has no error.""")
 
-# %% mystnb={"image": {"alt": "Flow chart. AP is far from an exact patch. Question one: is at least half of the error from attention patterns that start above 0.95 and change? Yes: attention saturation; Q and K fix for queries and keys, five slopes or a patch for others. No, question two: direct and indirect effect of opposite sign, together five times the total, each well judged? Yes: effect cancellation; GradDrop to find it, a patch to measure it. No, question three: slope at the base below a tenth of the mean slope along the path? Yes: zero gradient; slopes along the path, EAP-IG for edges, or a metric that is not flat. No: curvature elsewhere; MS-HVP, five slopes, or keep the patch."}}
+# %% mystnb={"image": {"alt": "Flow chart. AP is far from an exact patch. Question one: is at least half of the error from attention patterns, and half of that from rows that start above 0.95 and leave? Yes: attention saturation; Q and K fix for queries and keys, the exact patch for others. No, question two: direct and indirect effect of opposite sign, together five times the total, each well judged? Yes: effect cancellation; the exact patch measures it. No, question three: slope at the base below a tenth of the mean slope along the path? Yes: zero gradient; slopes along the path, or a metric that is not flat. No: curvature elsewhere; Q and K fix for queries and keys, the exact patch for others."}}
 _ = study.flow_figure("Which check, which failure, which remedy")
 
 # %% tags=["hide-input"]
 Markdown(f""":::{{admonition}} The answer
 :class: important
-**Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"].estimate:.0f} %). What bends most often is an attention pattern, but at medium probabilities. The Q and K fix repairs that where it applies ({n_fixed} of {n_both} errors
+**Usually none of the three.** They account for {told["named"]} of {told["misjudged"]} badly misjudged components ({told["share"].estimate:.0f} %). In {told["patterns"]} of the others an attention pattern bends most, mostly at medium probabilities; in {told["mlp"]} it is an MLP. The Q and K fix repairs patterns where it applies ({n_fixed} of {n_both} errors
 at least halved, for two runs). Elsewhere the name of a failure changes nothing: patch what matters, exactly. A diagnosis says *why*, and costs more than the patch that says *how much*.
 :::""")
 
@@ -219,13 +222,13 @@ at least halved, for two runs). Elsewhere the name of a failure changes nothing:
 #
 # * **Thresholds are choices.** The [evidence page](evidence/15_failure_modes.ipynb) moves them by a factor of two.
 # * **Few prompts** (two or three a setting) of two small models, and templates of ours.
-# * **You need the truth first.** `diagnose` explains an error that you know. What you did not patch is another question.
-# * **Parts come from three curvatures.** On step-like paths they do not add up; the evidence page counts those.
+# * **You need the truth first.** `diagnose` explains an error that you know.
+# * **Parts come from three curvatures.** On step-like paths they do not add up to the error; the evidence page counts how often.
 #
 # ## And what you did not patch?
 #
 # Say the 100 components that three gradients put first have been patched. How large can an effect be among the rest? Patch a random 2 % of the
-# *rest*, 600 times. A component with a large effect moves every subset that holds it. So Welch's test between the subsets with it and those without it
+# *rest*, 600 times, so that each is in about twelve subsets. A component with a large effect moves every subset that holds it. So Welch's test between the subsets with it and those without it
 # bounds its effect, and the largest of these bounds holds for all {cite:p}`kramar2024atp`. Subtract attribution patching from every subset and add it back
 # afterwards: where it is good, less varies, and the bound gets tighter ([proof](../book/theory.md)).
 
@@ -234,12 +237,18 @@ bounds = missed_effects.bounds(missed_effects.load(models, device=device))
 common.show(
     missed_effects.summary(bounds),
     {"price, %": ".1f"},
-    "Largest effect shown, largest missed (among all of SmolLM2's neurons, else among 1,000 that were checked), bounds on it, nats; price of all, in percent of patching everything. Reference pair.",
+    "Shown: the largest effect among the 100 patched. Missed: the largest among the rest (all of SmolLM2's neurons, else 1,000 that were checked). Bounds from 600 subsets. All in nats; price in percent of patching everything. Reference pair.",
 )
 
-# %% [markdown]
-# The promise is 95 % for what a component does *on top of* a random subset. Where components interact, that is not what it does alone: keep subsets
-# small. `hvp_utils.missed_bound` does this for any kind of component.
+# %%
+first = missed_effects.summary(bounds).iloc[0]
+heads = missed_effects.held(missed_effects.load_coverage(models, device=device))
+held = missed_effects.most_subsets(heads, second_model)
+
+# %% tags=["hide-input"]
+Markdown(f"""Among {first.components} none has an effect above {first["with AP"]:.2f} nats that was not seen, says the bound, where the largest seen has {first.shown:.2f}. (The largest missed, since here we know it, has {first.missed:.2f}.)
+
+The promise is 95 % for what a component does *on top of* a random subset. Where components interact, that is not what it does alone. On the few heads of {second_model}, where each subset is a good part of the model, the bound with AP held in only {held["attribution patching"]:.0f} % of draws, and without AP in {held["none"]:.0f} %: a control makes a bound tighter, not truer. Keep subsets small. `hvp_utils.missed_bound` does this for any kind of component.""")
 
 # %% [markdown]
 # ## Exercises
@@ -254,7 +263,7 @@ common.show(
 #    <details><summary>Solution</summary>
 #
 #    At $\epsilon = 0.2 / 4.8$, about 4 % (`study.FLIP`). With −5.1, an error of 6 %, the total is −0.1 where the truth is 0.2. The
-#    worked numbers are the tutorial's.
+#    numbers are those of a tutorial on these failures; chapter 16 judges its claims.
 #
 #    </details>
 # 2. *(medium, 15 minutes)* Make the step of `flat` steeper: 40 in place of 20. What do five slopes say? How many do you need?

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -218,6 +219,8 @@ def test_how_often_it_held():
     ends = binomtest(16, 20).proportion_ci(0.95, "exact")
     assert table.held[1][1:] == pytest.approx((100 * ends.low, 100 * ends.high))
     assert table.ratio[0] == np.median([3.0] * 10 + [1.5] * 10)
+    more = pd.concat([table.assign(n_subsets=1, held=0), table, table.assign(model="other")])
+    assert dict(study.most_subsets(more, "m")) == dict(zip(study.CONTROLS, (100, 80), strict=True))
 
 
 # --- claims and figure ---------------------------------------------------------------------------

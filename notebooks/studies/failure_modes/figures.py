@@ -50,7 +50,7 @@ def toys_figure(title: str) -> Figure:
             )
         ax.set_title(name, fontsize=10, weight="normal")
         ax.set_xlabel("patch strength t")
-    axes[0].set_ylabel("effect on the metric")
+    axes[0].set_ylabel("effect")
     headline(fig, title)
     fig.legend(loc="outside lower center", ncols=3, fontsize=9)
     return fig
@@ -119,21 +119,21 @@ def flow_figure(title: str) -> Figure:
     """
     steps = (
         (
-            f"At least {100 * d.MAIN_PART:g} % of the error\nfrom attention patterns\n"
-            f"that start above {d.SATURATED:g}\nand change?",
+            f"At least {100 * d.MAIN_PART:g} % of the error\nfrom attention patterns, and\n"
+            f"{100 * d.MAIN_PART:g} % of that from rows that\nleave p > {d.SATURATED:g}?",
             "attention saturation",
-            "queries, keys: Q and K fix;\nothers: 5 slopes or a patch",
+            "queries, keys: Q and K fix;\nothers: the exact patch",
         ),
         (
             f"Direct and indirect effect\nof opposite sign, together\n{d.AMPLIFIED:g} times the total, and\n"
             "each well judged?",
             "effect cancellation",
-            "GradDrop to find it,\na patch to measure it",
+            "the exact patch\nmeasures it",
         ),
         (
             f"Slope at the base below\n{d.FLAT:g} of the mean slope\nalong the path?",
             "zero gradient",
-            "slopes along the path;\nedges: EAP-IG; or a metric\nthat is not flat",
+            "slopes along the path,\nor a metric that is\nnot flat",
         ),
     )
     fig, ax = plt.subplots(figsize=(5.2, 6.6))
@@ -158,7 +158,7 @@ def flow_figure(title: str) -> Figure:
     ax.text(
         1.35,
         0.37,
-        "MS-HVP, 5 slopes,\nor keep the patch",
+        "queries, keys: Q and K fix;\nothers: keep the exact patch",
         ha="center",
         va="center",
         fontsize=8.6,

@@ -20,6 +20,7 @@ __all__ = [
     "left_out_table",
     "load",
     "load_coverage",
+    "most_subsets",
     "overview",
     "runs",
     "shrinkage",
@@ -183,6 +184,18 @@ def held(covered: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def most_subsets(heads: pd.DataFrame, model: str) -> pd.Series:
+    """How often the bound held with the most subsets, in percent, by control.
+
+    Args:
+        heads: What ``held`` returns.
+        model: Of which model.
+    """
+    own = heads[heads.model == model]
+    own = own[own.n_subsets == own.n_subsets.max()].set_index("control")
+    return own.held.map(lambda share: share.estimate)
 
 
 def left_out_table(models: Sequence[str], **options) -> pd.DataFrame:
