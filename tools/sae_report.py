@@ -10,7 +10,7 @@ import shutil
 
 import numpy as np
 import torch
-from sae_corpus import PACKAGES, SHARES
+from sae_corpus import PACKAGES, PROMPT_SHARE, SHARES
 from tqdm.auto import tqdm
 
 from hvp_utils import load_model, load_sae, make_prompts
@@ -154,7 +154,8 @@ def report(model_name, folder, files, batches, n_held, counted, about):
 def card(model_name, sae, found):
     """The model card."""
     packages = ", ".join(f"{name} ({licence})" for name, licence in PACKAGES.items())
-    shares = ", ".join(f"{share:.0%} {name}" for name, share in SHARES.items())
+    names = {"wordnet": "WordNet", "docstrings": "documentation"}
+    shares = ", ".join(f"{share:.0%} {names.get(name, name)}" for name, share in SHARES.items())
     return f"""# SAE of {model_name}, {sae.hook}
 
 A sparse autoencoder with {sae.n:,} features, {sae.k} of them active at a position (TopK), of the residual stream of {model_name}. It was made for chapter 13 of *When attribution patching lies* by
@@ -174,7 +175,7 @@ A sparse autoencoder with {sae.n:,} features, {sae.k} of them active at a positi
 | variance explained on 50 IOI prompts, from their first difference on, summed | {found["ioi_variance_explained"]:.3f} |
 | the same at a typical position | {found["ioi_variance_explained_typical"]:.3f} |
 
-**Data.** {found["n_training"]:,} activations, each seen {found["epochs"]} times: {shares} of running text, and prompts of this book's tasks (a tenth, with other seeds than those that are studied). WordNet 3.0 (WordNet licence),
+**Data.** {found["n_training"]:,} activations, each seen {found["epochs"]} times: {PROMPT_SHARE:.0%} prompts of this book's tasks (with other seeds than those that are studied); of the rest, {shares}. WordNet 3.0 (WordNet licence),
 documentation strings of {packages}, and Debian's fortunes (BSD). The first position of a text, whose norm is of another order, is left out.
 
 **Training.** Adam, learning rate {found["learning_rate"]}, batches of {found["batch_size"]}, AuxK loss with weight 1/32, decoder of unit norm; the code of
