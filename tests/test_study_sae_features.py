@@ -254,7 +254,8 @@ def test_a_wide_dictionary_is_sampled(model, tiny_prompts, tmp_path):
     assert row.off == pytest.approx(
         100 * np.abs(sketch - exact)[5:].sum() / np.abs(exact)[5:].sum(), rel=1e-5
     )
-    assert (row.features, row.products) == (90, 8)
+    active = sum("error" not in label for label in M.labels)
+    assert (row.features, row.active, row.products) == (90, active, 8)
     # The price of a sketch is that of its products, that of HVP grows with the features.
     wide, narrow = (table[table.features == n].set_index("products") for n in (90, 60))
     assert wide.runs[8] == pytest.approx(narrow.runs[8]) and wide.runs[8] > wide.runs[4]
@@ -279,7 +280,7 @@ def test_errors_are_those_of_a_loop():
     found = study.errors(rows).set_index(["layer", "set", "measure", "prompt", "method"]).error
     for name, part in (
         ("features", rows[(rows.feature >= 0)]),
-        ("with the error", rows),
+        (study.WITH_ERROR, rows),
     ):
         part = part[(part.layer == 22) & (part.prompt == 3)]
         offs, relative = [], []
@@ -297,7 +298,7 @@ def test_errors_are_those_of_a_loop():
 def test_agreement_is_that_of_numpy():
     rows = made()
     found = study.agreement(rows).set_index(["layer", "set", "method"])
-    for name, part in (("features", rows[~rows.error]), ("with the error", rows)):
+    for name, part in (("features", rows[~rows.error]), (study.WITH_ERROR, rows)):
         part = part[(part.layer == 12) & (part.truth.abs() >= study.NONTRIVIAL)]
         row = found.loc[12, name, "AP"]
         assert row.pearson.estimate == pytest.approx(np.corrcoef(part.AP, part.truth)[0, 1])
@@ -343,6 +344,14 @@ def test_errors_by_place():
     left = found.HVP[22, "2 to 5"].estimate / found.AP[22, "2 to 5"].estimate
     assert cut["2 to 5"][1] == pytest.approx(100 * (1 - left)) and len(cut["1"]) == 2
     assert found.effect[22, "2 to 5"] == pytest.approx(size / 24)
+    relative = []  # of nontrivial effects, which in "6 on" are not all
+    for _, part in rows[(rows.layer == 22) & (rows.feature >= 0)].groupby("prompt"):
+        for row in part.sort_values("truth", key=lambda t: -t.abs()).iloc[5:].itertuples():
+            if abs(row.truth) >= 1e-4:
+                relative.append(100 * abs(row.HVP - row.truth) / abs(row.truth))
+    typical = found["HVP median"][22, "6 on"]
+    assert len(relative) < 6 * 24 and typical.estimate == pytest.approx(np.median(relative))
+    assert 0 < typical.low < typical.estimate < typical.high < 4
 
 
 def test_thresholds():
@@ -449,11 +458,41 @@ def test_a_listing(model):
 def test_the_feature_that_stands_out():
     rows = made(n_prompts=2, n=3, layers=(12,))
     rows["truth"], rows["AP"] = [3.0, 1.0, 9.0] * 2, [2.0, 1.25, 9.0] * 2
-    said = study.standing_out(rows)
-    assert said.startswith("In layer 12 one feature, L12F0, has 75 % of all effects")
-    assert "80 % of all of AP's error" in said
+    rows["HVP"] = [2.5, 1.0, 9.0] * 2
+    wild = rows.assign(truth=[0.5, 1.0, 9.0] * 2, AP=[1.0, 1.0, 9.0] * 2, HVP=[0.6, 1.0, 9.0] * 2)
+    one = study.without_largest(rows, wild)
+    assert (one["layer"], one["feature"]) == (12, 0)
+    assert (one["effect"], one["random_effect"]) == (3, 0.5)
+    assert one["length"] == one["random_length"] == 1
+    assert (one["effects"], one["errors"]) == pytest.approx((75, 80))
+    # 1.25 of error become 0.5; without the feature 0.25 become 0; of random ones 0.5 become 0.1.
+    found = [one[name] for name in ("less", "less_without", "less_random")]
+    assert found == pytest.approx([60, 100, 80])
+    said = study.standing_out(rows, wild)
+    assert said.startswith("in layer 12 one feature, L12F0, has 75 % of all effects")
+    assert "80 % of all of AP's error" in said and "takes away 100 %" in said
+    assert "it makes 200 % of the difference" in said
     share = study.share_of_largest(rows.assign(HVP=rows.truth + 1), k=1)
     assert share.AP[12] == pytest.approx(80) and share.HVP[12] == pytest.approx(50)
+
+
+def test_where_hvp_repairs():
+    columns = ["component", "true", "AP", "HVP"]
+    rows = [("a", 1.0, 2.0, 1.1), ("b", 1.0, 1.2, 0.5), ("c", 1.0, 1.2, 1.5), ("e", -2.0, 0, -1)]
+    said = study.repaired(pd.DataFrame(rows, columns=columns))
+    assert said.startswith("HVP is closer to the truth on 2 of the 4.")
+    assert "On b it overshoots" in said and "On c it errs on" in said
+    assert said.endswith("error component exceeds every feature's.")
+    said = study.repaired(pd.DataFrame([rows[0], ("e", 0.5, 0, 0.5)], columns=columns))
+    assert said == (
+        "HVP is closer to the truth on 2 of the 2. "
+        "The effect of the error component is below the largest feature's."
+    )
+
+
+def test_how_many_are_found():
+    assert study.out_of("ten", [10.0, 10.0], 10) == "all ten"
+    assert study.out_of("ten", [9.75, 10.0], 10) == "9.8 to 10.0 on average"
 
 
 def test_learned_against_random():
@@ -477,7 +516,13 @@ def test_figures(rows, stored):
     constructed = made()
     drawn = study.size_figure(study.by_size(constructed), "A title")
     assert len(drawn.axes) == 2 and drawn.get_suptitle() == "A title"
-    assert len(study.rank_figure(study.by_rank(constructed), "A title").axes) == 2
+    places = study.by_rank(constructed)
+    for median, column in ((False, "HVP"), (True, "HVP median")):
+        axes = study.rank_figure(places, "A title", median).axes
+        drawn = axes[0].containers[1].lines[0].get_ydata()
+        expected = study.estimates(places[places.layer == 12][column])
+        np.testing.assert_allclose(drawn, list(expected))
+        assert len(axes) == 2 and ("median" in axes[0].get_ylabel()) == median
     assert len(study.scatter_figure(rows, "A title").axes) == 2
     shares = study.by_prompt(stored)
     drawn = study.error_figure(shares, "A title")
@@ -489,9 +534,11 @@ def test_figures(rows, stored):
     both = study.controls({"SAE": compared, "random directions": compared})
     drawn = study.control_figure(both, "A title")
     assert [t.get_text() for t in drawn.axes[0].get_yticklabels()] == list(both.measure.unique())
-    wide = pd.DataFrame({"features": [90, 90], "products": [16, 32], "off": [200.0, 100.0]})
+    wide = {"features": [90, 90], "active": [70, 70], "products": [16, 32], "off": [200.0, 100.0]}
+    wide = pd.DataFrame(wide)
     drawn = study.sketch_figure(wide, study.sketched(constructed, (16,)), "A title")
     assert len(drawn.axes[0].lines) == 4  # two layers, a dictionary, and 100 %
+    assert "70 of 90 random directions" in [t.get_text() for t in drawn.legends[0].get_texts()]
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -503,7 +550,7 @@ def judged(cut=80.0, ap=0.999, hvp=0.9999, overlap=95.0, median=5.0, wild=80.0, 
 
     compared, agreed = [], []
     for layer in (12, 22):
-        for name, value in (("features", cut), ("with the error", error)):
+        for name, value in (("features", cut), (study.WITH_ERROR, error)):
             for measure in ("mean error", "median error", "top 5"):
                 compared.append((layer, name, measure, one(median), one(1.0), one(value)))
             for method, r in (("AP", ap), ("HVP", hvp)):
@@ -594,3 +641,62 @@ def test_stored_effects_come_out_again(published, real_model):
     for name, estimator in estimators.items():
         again = estimator(M, components=some)
         np.testing.assert_allclose(stored[name], again, rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_solutions_say_of_stored_effects(published):
+    rows = study.rows_of(published[1])
+    for _, part in rows[~rows.error].groupby("layer"):
+        large = part.truth.abs() >= 0.1
+        assert 0.07 < large.mean() < 0.13
+        assert (part.truth[large] ** 2).sum() > 0.88 * (part.truth**2).sum()
+    along = study.thresholds(rows).groupby("layer")["pearson AP"]
+    assert (along.max() - along.min()).max() < 0.005
+
+
+def test_what_the_solutions_say_of_half_patches_and_noising(published, real_model):
+    saes, features, _ = published
+    layer = min(saes)
+    part = study.rows_of({layer: features[layer]}).query("prompt == 0").reset_index(drop=True)
+    truth, ap, second = (torch.tensor(part[m].to_numpy()) for m in ("truth", "AP", "HVP"))
+    pair = make_prompts("ioi", real_model, 1)[0]
+    M = PatchedMetric(real_model, pair, SAEFeatures(saes[layer]))
+    half = M.effects(M.along_axes(0.5, order=0).value)
+    for whole, estimate, factor in (
+        (ap, 0.5 * ap, 4),
+        (second, 0.5 * ap + 0.25 * (second - ap), 8),
+    ):
+        fall = (whole - truth)[:-1].abs().sum() / (estimate - half)[:-1].abs().sum()
+        assert fall == pytest.approx(factor, rel=0.1)
+    M = PatchedMetric(real_model, pair, SAEFeatures(saes[layer]), direction="noising")
+    noised = activation_patching(M)[:-1]
+    assert top_k_overlap(noised, truth[:-1], 10) == pytest.approx(0.6)
+
+
+def test_what_the_solutions_say_of_pieces_of_the_error(published, real_model):
+    saes, features, _ = published
+    layer = min(saes)
+    sae, rows = saes[layer], study.rows_of({layer: features[layer]})
+    for prompt, pair in enumerate(make_prompts("ioi", real_model, 2)):
+        tokens = pair.resolve(real_model)
+        x, y = (
+            real_model.run_with_cache(t[None], names_filter=sae.hook)[1][sae.hook][0]
+            for t in (tokens.corrupted, tokens.clean)
+        )
+        error = (y - x) - (sae.encode(y) - sae.encode(x)) @ sae.W_dec
+
+        drawn = torch.Generator().manual_seed(0)
+        places = torch.randint(32, error.shape, generator=drawn)
+        pieces = [error * (places == i) for i in range(32)]
+        added = torch.stack([torch.zeros_like(error), error, *pieces])  # all runs at once
+        runs, hooks = tokens.corrupted.expand(34, -1), [(sae.hook, lambda z, hook, a=added: z + a)]
+        with torch.no_grad():
+            values = tokens.metric(real_model.run_with_hooks(runs, fwd_hooks=hooks)[:, -1])
+        whole, pieces = (values[1] - values[0]).item(), (values[2:] - values[0]).sum().item()
+        stored = rows[(rows.prompt == prompt) & rows.error].iloc[0]
+        assert whole == pytest.approx(stored.truth, rel=1e-2)
+        if prompt == 0:
+            assert pieces == pytest.approx(stored.truth, rel=0.15)
+            assert stored.AP / pieces > 1.5 and stored.AP / stored.truth > 1.5
+        else:
+            assert abs(pieces - stored.AP) < abs(pieces - stored.truth) / 4
+            assert stored.truth > 2 * pieces

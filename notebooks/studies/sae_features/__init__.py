@@ -26,22 +26,26 @@ from .figures import (
     size_figure,
     sketch_figure,
 )
-from .judged import claims, controls
-from .measuring import measure, measure_positions, measure_wide
+from .judged import NEARLY_PERFECT, claims, controls
+from .measuring import measure, measure_positions, measure_wide, of_heads
 from .precision import rounding
 from .shares import by_prompt, of_error, on_path
 from .shown import (
     against_random,
     cut_by_place,
     listing,
+    out_of,
+    repaired,
     share_of_largest,
     snippet,
     standing_out,
     summary,
+    without_largest,
 )
 from .sketches import price_table, screened, sketched, wide_table
 from .tables import (
     NONTRIVIAL,
+    WITH_ERROR,
     agreement,
     by_rank,
     by_size,
@@ -53,7 +57,9 @@ from .tables import (
 )
 
 __all__ = [
+    "NEARLY_PERFECT",
     "NONTRIVIAL",
+    "WITH_ERROR",
     "against_random",
     "agreement",
     "by_prompt",
@@ -79,13 +85,16 @@ __all__ = [
     "measure_wide",
     "most_used",
     "of_error",
+    "of_heads",
     "on_path",
+    "out_of",
     "positions",
     "price_table",
     "quality",
     "random_directions",
     "rank_figure",
     "read",
+    "repaired",
     "report",
     "rounding",
     "rows_of",
@@ -101,4 +110,5 @@ __all__ = [
     "summary",
     "thresholds",
     "wide_table",
+    "without_largest",
 ]

@@ -158,7 +158,7 @@ def frame(sizes: ModelSizes, hook: str, n: int, seed: int = 0) -> SAE:
     """So many random directions that together they write out any activation, nearly.
 
     Unit directions w with activations ``(2 d / n) relu(w x)``: for large n their sum comes close to
-    x. About half of them are active, so that a prompt has nearly n features. Nothing is learned;
+    x. About half of them are active at a position, so that most are on a prompt. Nothing is learned;
     it stands for a dictionary as large as those in use, as far as costs and sketches go.
     """
     drawn = torch.randn(n, sizes.d_model, generator=torch.Generator().manual_seed(seed))

@@ -56,12 +56,13 @@ def size_figure(table: pd.DataFrame, title: str) -> Figure:
     return fig
 
 
-def rank_figure(table: pd.DataFrame, title: str) -> Figure:
+def rank_figure(table: pd.DataFrame, title: str, median: bool = False) -> Figure:
     """Relative error by a feature's place among those of its prompt, a panel for each layer.
 
     Args:
         table: What ``by_rank`` returns.
         title: What the figure says.
+        median: Whether medians are drawn, or sums of errors over sums of effects.
     """
     layers = list(table.layer.unique())
     size = (0.6 + 3.7 * len(layers), 3.7)
@@ -70,14 +71,15 @@ def rank_figure(table: pd.DataFrame, title: str) -> Figure:
         part = table[table.layer == layer]
         for method, name in _METHODS.items():
             label, colour, marker, line = plots.METHODS[name]
-            value, spread = bars(part[method])
+            value, spread = bars(part[f"{method} median" if median else method])
             look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.6, capsize=2, label=label)
             ax.errorbar(np.arange(len(part)), value, yerr=spread, **look)
         ax.set_xticks(range(len(part)), [p.replace(" to ", "–") for p in part.places])
         ax.set(yscale="log", xlabel="place of the feature by true effect")
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
         _plain(ax.yaxis)
-    axes[0, 0].set_ylabel("error / effect   [%]")
+    what = "median of error / effect" if median else "sum of errors / of effects"
+    axes[0, 0].set_ylabel(f"{what}   [%]")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     headline(fig, title)
     return fig
@@ -136,13 +138,14 @@ def error_figure(shares: pd.DataFrame, title: str) -> Figure:
             "HVP misses of it": shares.HVP - shares.error,
         }
     ).abs()
-    colours = ["#999999"] * 3 + ["#000000"] + [plots.METHODS[m][1] for m in _METHODS.values()]
+    colours = ["#bbbbbb"] * 3 + ["#777777"] + [plots.METHODS[m][1] for m in _METHODS.values()]
     size = (1.6 + 3.3 * len(layers), 3.2)
     fig, axes = plt.subplots(1, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, layer in zip(axes.flat, layers, strict=True):
         part = table[shares.layer == layer]
         value, spread = bars(bootstrap_ci(part[name].to_numpy()) for name in table)
-        ax.barh(range(len(colours)), value, xerr=spread, color=colours, height=0.7)
+        ink = plt.rcParams["text.color"]  # seen on every bar, also in the dark style
+        ax.barh(range(len(colours)), value, xerr=spread, color=colours, ecolor=ink, height=0.7)
         ax.set_yticks(range(len(colours)), table.columns)
         ax.set(ylim=(len(colours) - 0.4, -0.6), xlabel="size of the change   [nats]")
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
@@ -195,8 +198,9 @@ def sketch_figure(wide: pd.DataFrame, narrow: pd.DataFrame, title: str) -> Figur
         value = [i.estimate for i in part.off]
         label = f"SAE, layer {layer}: {part.n.iloc[0]:.0f} active"
         lines.append((label, part.products.astype(int), value))
-    for n, part in wide.groupby("features", sort=False):
-        lines.append((f"{n:,} random directions, all active", part.products, part.off))
+    for (n, active), part in wide.groupby(["features", "active"], sort=False):
+        label = f"{active:,} of {n:,} random directions"
+        lines.append((label, part.products, part.off))
     looks = (*_LAYERS, ("#D55E00", "D", "-"), ("#CC79A7", "v", ":"))
     for (label, x, y), (colour, marker, line) in zip(lines, looks, strict=False):
         ax.plot(x, y, color=colour, marker=marker, ls=line, ms=6, label=label)

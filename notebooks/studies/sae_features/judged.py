@@ -10,6 +10,7 @@ import pandas as pd
 from hvp_utils import Claim, verdict
 
 from .. import common
+from .tables import WITH_ERROR
 
 __all__ = ["HALF", "HIGH", "NEARLY_PERFECT", "claims", "controls"]
 
@@ -30,7 +31,7 @@ def claims(compared: pd.DataFrame, agreed: pd.DataFrame, control: pd.DataFrame) 
         control: What ``controls`` returns.
     """
     features = compared[compared.set == "features"].set_index(["layer", "measure"])
-    whole = compared[compared.set == "with the error"].set_index(["layer", "measure"])
+    whole = compared[compared.set == WITH_ERROR].set_index(["layer", "measure"])
     layers = list(dict.fromkeys(compared.layer))
     along = agreed[agreed.set == "features"].set_index(["layer", "method"])
     cut = {layer: features.reduction[layer, "mean error"] for layer in layers}

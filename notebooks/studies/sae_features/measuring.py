@@ -16,11 +16,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from hvp_utils import (
     SAE,
+    Interval,
     ModelSizes,
     PatchedMetric,
     SAEFeatures,
     activation_patching,
     attribution_patching,
+    bootstrap_ci,
     diagonal,
     integrated_gradients,
     load_model,
@@ -29,6 +31,7 @@ from hvp_utils import (
     ms_hvp,
     provenance,
     row_screen,
+    top_k_relative_error,
 )
 
 from .. import common
@@ -42,6 +45,7 @@ __all__ = [
     "measure",
     "measure_positions",
     "measure_wide",
+    "of_heads",
     "one_prompt",
 ]
 
@@ -195,7 +199,7 @@ def measure_wide(
     store: str | Path | None = "results/saes",
     device: str | None = None,
 ) -> xr.Dataset:
-    """Tens of thousands of features at once: random dictionaries, of which nearly all are active.
+    """Tens of thousands of features at once: random dictionaries, most of which are active.
 
     On the first prompt. Curvatures and effects are exact for the largest by attribution patching
     and some at random.
@@ -241,6 +245,22 @@ def measure_wide(
         )
 
     return common.kept(path, identity, run)
+
+
+def of_heads(model: str, n_prompts: int = 50, device: str | None = None) -> dict[str, Interval]:
+    """For comparison: the top-5 relative error of AP and HVP on the heads of the same prompts.
+
+    From the stored sweep of the task. A share, as ``hvp_utils.top_k_relative_error`` has it.
+    """
+    named = {"AP": "attribution_patching", "HVP": "hvp"}
+    methods = ["activation_patching", *named.values()]
+    sweeps = common.load([model], [TASK], methods, n_prompts, device=device)
+    data = sweeps[model, TASK]
+    truth = data.activation_patching.values.astype(float)
+    return {
+        name: bootstrap_ci(top_k_relative_error(data[method].values.astype(float), truth))
+        for name, method in named.items()
+    }
 
 
 def _place(

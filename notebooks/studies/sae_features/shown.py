@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hvp_utils import PatchedMetric, bootstrap_ci
 
+from ..common import span
 from ..corruptions import of_means
 from .tables import METHODS, NONTRIVIAL
 
@@ -18,10 +19,13 @@ __all__ = [
     "against_random",
     "cut_by_place",
     "listing",
+    "out_of",
+    "repaired",
     "share_of_largest",
     "snippet",
     "standing_out",
     "summary",
+    "without_largest",
 ]
 
 #: Characters of a context around the marked token.
@@ -130,17 +134,86 @@ def share_of_largest(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
     return pd.DataFrame(shares)
 
 
-def standing_out(rows: pd.DataFrame, layer: int | None = None) -> str:
-    """A sentence on the feature with the largest effects of a layer, by default of the last."""
+def without_largest(
+    rows: pd.DataFrame,
+    random: pd.DataFrame,
+    layer: int | None = None,
+    least: float = NONTRIVIAL,
+) -> dict[str, float]:
+    """The feature with the largest effects of a layer, and what HVP does without it.
+
+    Args:
+        rows: Those of learned directions.
+        random: Those of random ones: the same features, as long.
+        layer: By default the last.
+        least: As for ``against_random``.
+
+    Returns:
+        layer and feature; length (of its patch) and effect (mean sizes), of a random direction
+        random_length and random_effect; of all effects and of all of AP's error its share, effects
+        and errors, in percent; and what HVP takes away of the mean error in percent: less, of
+        the others alone less_without, of random directions less_random.
+    """
     layer = rows.layer.max() if layer is None else layer
-    part = rows[(rows.layer == layer) & ~rows.error]
+    part, wild = (table[(table.layer == layer) & ~table.error] for table in (rows, random))
     size, off = part.truth.abs(), (part.AP - part.truth).abs()
     feature = size.groupby(part.feature).sum().idxmax()
-    own = part.feature == feature
+    own, same = part[part.feature == feature], wild[wild.feature == feature]
+
+    def less(some: pd.DataFrame) -> float:
+        some = some[some.truth.abs() >= least]
+        ap, hvp = ((some[m] - some.truth).abs().groupby(some.prompt).mean().mean() for m in METHODS)
+        return _less(ap, hvp)
+
+    return {
+        "layer": layer,
+        "feature": feature,
+        "length": own.length.mean(),
+        "effect": own.truth.abs().mean(),
+        "random_length": same.length.mean(),
+        "random_effect": same.truth.abs().mean(),
+        "effects": 100 * size[own.index].sum() / size.sum(),
+        "errors": 100 * off[own.index].sum() / off.sum(),
+        "less": less(part),
+        "less_without": less(part[part.feature != feature]),
+        "less_random": less(wild),
+    }
+
+
+def standing_out(rows: pd.DataFrame, random: pd.DataFrame, layer: int | None = None) -> str:
+    """Sentences on what ``without_largest`` finds; both tables are of the same prompts."""
+    one = without_largest(rows, random, layer)
+    closed = (one["less_without"] - one["less"]) / (one["less_random"] - one["less"])
     return (
-        f"In layer {layer} one feature, L{layer}F{feature}, has {100 * size[own].sum() / size.sum():.0f} % "
-        f"of all effects (in size) and {100 * off[own].sum() / off.sum():.0f} % of all of AP's error."
+        f"in layer {one['layer']} one feature, L{one['layer']}F{one['feature']}, has "
+        f"{one['effects']:.0f} % of all effects (in size) and {one['errors']:.0f} % of all of AP's "
+        f"error. Its patch has length {one['length']:.1f} and an effect of {one['effect']:.2f} nats; "
+        f"the random one, length {one['random_length']:.1f} and {one['random_effect']:.2f} nats. "
+        f"Without it HVP takes away {one['less_without']:.0f} %: it makes {100 * closed:.0f} % of "
+        "the difference."
     )
+
+
+def repaired(listing: pd.DataFrame) -> str:
+    """Sentences on where HVP repairs AP, of what ``listing`` returns with the error last."""
+    off = {m: (listing[m] - listing.true).abs() for m in METHODS}
+    worse = listing[off["HVP"] > off["AP"]]
+    said = f"HVP is closer to the truth on {len(listing) - len(worse)} of the {len(listing)}."
+    for row in worse.itertuples():
+        too_far = (row.HVP - row.true) * (row.AP - row.true) < 0
+        said += (
+            f" On {row.component} it {'overshoots' if too_far else 'errs on'} and is worse than AP."
+        )
+    error, largest = abs(listing.true.iloc[-1]), listing.true.iloc[:-1].abs().max()
+    than = "exceeds every feature's" if error > largest else "is below the largest feature's"
+    return f"{said} The effect of the error component {than}."
+
+
+def out_of(k: str, found: Sequence[float], whole: float) -> str:
+    """How many of the largest are found, as text: all of them ("all ten"), or the averages."""
+    if min(found) >= whole:
+        return f"all {k}"
+    return f"{span(found, 1)} on average"
 
 
 def _less(ap: np.ndarray, hvp: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ def wide_table(data: xr.Dataset, sizes: ModelSizes, layer: int) -> pd.DataFrame:
     """Tens of thousands of random directions: error and price of a sketch by number of products.
 
     Returns:
-        Columns features, products, off (sum of |sketched - exact| over sum of |exact| of the
+        Columns features, active (of them), products, off (sum of |sketched - exact| over sum of |exact| of the
         directions drawn at random, percent), off_largest (of the largest by AP), AP and HVP and
         with_sketch (the error left on effects in percent of these, of the largest), runs (the
         sketch's price) and runs_hvp (that of a product for each).
@@ -119,6 +119,7 @@ def wide_table(data: xr.Dataset, sizes: ModelSizes, layer: int) -> pd.DataFrame:
             found.append(
                 {
                     "features": int(n),
+                    "active": int(one.n) - 1,  # the last component is the error
                     "products": int(k),
                     "off": off(sketch - q, q, ~large),
                     "off_largest": off(sketch - q, q, large),

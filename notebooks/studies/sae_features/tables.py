@@ -19,6 +19,7 @@ __all__ = [
     "NONTRIVIAL",
     "RANKS",
     "THRESHOLDS",
+    "WITH_ERROR",
     "agreement",
     "by_rank",
     "by_size",
@@ -36,6 +37,8 @@ THRESHOLDS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 #: Sizes of effects, in nats.
 BINS = (1e-4, 1e-3, 1e-2, 1e-1, np.inf)
 METHODS = ("AP", "HVP")
+#: What a table calls all components, the error with them.
+WITH_ERROR = "features and error component"
 #: Places of a prompt's features by the size of their true effects, up to each of these.
 RANKS = (1, 5, 10, 20, 50, 10**9)
 #: How many are "the largest" in the overlap, and in the top-5 relative error of chapter 1.
@@ -62,13 +65,13 @@ def errors(rows: pd.DataFrame, least: float = NONTRIVIAL, column: str = "layer")
         column: What is compared by.
 
     Returns:
-        Columns ``column``, set ("features", or "with the error"), measure, prompt, method ("AP" or
+        Columns ``column``, set ("features", or ``WITH_ERROR``), measure, prompt, method ("AP" or
         "HVP") and error. Measures: "mean error" in nats; "median error" in percent of the effect;
         "top 5", the relative error of chapter 1 in percent.
     """
     found = []
     for (key, prompt), part in rows.groupby([column, "prompt"], sort=False):
-        for name, chosen in (("features", part[~part.error]), ("with the error", part)):
+        for name, chosen in (("features", part[~part.error]), (WITH_ERROR, part)):
             large = chosen[chosen.truth.abs() >= least]
             for method in METHODS:
                 off = (large[method] - large.truth).abs()
@@ -104,7 +107,7 @@ def agreement(rows: pd.DataFrame, least: float = NONTRIVIAL, column: str = "laye
     """
     found = []
     for key, part in rows.groupby(column, sort=False):
-        for name, chosen in (("features", part[~part.error]), ("with the error", part)):
+        for name, chosen in (("features", part[~part.error]), (WITH_ERROR, part)):
             large = chosen[chosen.truth.abs() >= least]
             for method in METHODS:
                 each = [
@@ -149,8 +152,9 @@ def by_rank(rows: pd.DataFrame, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
 
     Returns:
         Columns layer, places ("1", "2 to 5", ..., "51 on"), n (effects), length (of the patch, the
-        mean), effect (the mean size, nats), and AP and HVP: sum of |error| over sum of |effect|, in
-        percent, prompts resampled.
+        mean), effect (the mean size, nats), AP and HVP: sum of |error| over sum of |effect|, in
+        percent, and "AP median" and "HVP median": of nontrivial effects, the median of the error in
+        percent of the effect, all prompts together. Prompts are resampled.
     """
     found = []
     for layer, part in rows[~rows.error].groupby("layer", sort=False):
@@ -170,8 +174,20 @@ def by_rank(rows: pd.DataFrame, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
             name = str(high) if high == low + 1 else last
             about = {"layer": layer, "places": name, "n": len(chosen)}
             about |= {"length": chosen.length.mean(), "effect": chosen.truth.abs().mean()}
-            found.append(about | off)
+            medians = {f"{m} median": _typical(chosen, m) for m in METHODS}
+            found.append(about | off | medians)
     return pd.DataFrame(found)
+
+
+def _typical(rows: pd.DataFrame, method: str) -> Interval:
+    """Median of |error| / |effect| of nontrivial effects in percent, prompts resampled."""
+    large = rows[rows.truth.abs() >= NONTRIVIAL]
+    relative = 100 * (large[method] - large.truth).abs() / large.truth.abs()
+    parts = [part.to_numpy() for _, part in relative.groupby(large.prompt)]
+    return bootstrap_ci(
+        np.arange(len(parts)),
+        lambda drawn: np.median(np.concatenate([parts[int(i)] for i in drawn])),
+    )
 
 
 def _percent_of(part, whole):
