@@ -469,9 +469,9 @@ def test_the_feature_that_stands_out():
     found = [one[name] for name in ("less", "less_without", "less_random")]
     assert found == pytest.approx([60, 100, 80])
     said = study.standing_out(rows, wild)
-    assert said.startswith("in layer 12 one feature, L12F0, has 75 % of all effects")
-    assert "80 % of all of AP's error" in said and "takes away 100 %" in said
-    assert "it makes 200 % of the difference" in said
+    assert said.startswith("In layer 12 one feature, L12F0, has 75 % of all effects")
+    assert "80 % of AP's error" in said and "takes away 100 %" in said
+    assert "it is 200 % of the difference" in said
     share = study.share_of_largest(rows.assign(HVP=rows.truth + 1), k=1)
     assert share.AP[12] == pytest.approx(80) and share.HVP[12] == pytest.approx(50)
 
@@ -482,11 +482,11 @@ def test_where_hvp_repairs():
     said = study.repaired(pd.DataFrame(rows, columns=columns))
     assert said.startswith("HVP is closer to the truth on 2 of the 4.")
     assert "On b it overshoots" in said and "On c it errs on" in said
-    assert said.endswith("error component exceeds every feature's.")
+    assert said.endswith("The error component's effect exceeds every feature's.")
     said = study.repaired(pd.DataFrame([rows[0], ("e", 0.5, 0, 0.5)], columns=columns))
     assert said == (
         "HVP is closer to the truth on 2 of the 2. "
-        "The effect of the error component is below the largest feature's."
+        "The error component's effect is below the largest feature's."
     )
 
 
@@ -504,6 +504,9 @@ def test_learned_against_random():
     ]
     assert found.AP[22, "random"].estimate == pytest.approx(np.mean(medians))
     assert found.AP[22, "random"].estimate > 1.5 * found.AP[22, "learned"].estimate
+    said = study.side_by_side(study.against_random(rows, wild), "AP", ".1f")
+    one = [f"{found.AP[12, name].estimate:.1f}" for name in ("learned", "random")]
+    assert said.startswith(f"{one[0]} against {one[1]} % (layer 12) and ")
     means = [
         p.groupby("prompt").off.mean().mean()
         for p in (part.assign(off=(part[m] - part.truth).abs()) for m in ("HVP", "AP"))

@@ -78,8 +78,7 @@ def rank_figure(table: pd.DataFrame, title: str, median: bool = False) -> Figure
         ax.set(yscale="log", xlabel="place of the feature by true effect")
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
         _plain(ax.yaxis)
-    what = "median of error / effect" if median else "sum of errors / of effects"
-    axes[0, 0].set_ylabel(f"{what}   [%]")
+    axes[0, 0].set_ylabel(f"{'median' if median else 'summed'} error   [% of effect]")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     headline(fig, title)
     return fig

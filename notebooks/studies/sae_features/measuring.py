@@ -250,7 +250,7 @@ def measure_wide(
 def of_heads(model: str, n_prompts: int = 50, device: str | None = None) -> dict[str, Interval]:
     """For comparison: the top-5 relative error of AP and HVP on the heads of the same prompts.
 
-    From the stored sweep of the task. A share, as ``hvp_utils.top_k_relative_error`` has it.
+    From the stored sweep of the task; in percent, means over prompts with intervals.
     """
     named = {"AP": "attribution_patching", "HVP": "hvp"}
     methods = ["activation_patching", *named.values()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hvp_utils import PatchedMetric, bootstrap_ci
 
-from ..common import span
+from ..common import listed, span
 from ..corruptions import of_means
 from .tables import METHODS, NONTRIVIAL
 
@@ -22,6 +22,7 @@ __all__ = [
     "out_of",
     "repaired",
     "share_of_largest",
+    "side_by_side",
     "snippet",
     "standing_out",
     "summary",
@@ -113,6 +114,16 @@ def against_random(
     return pd.DataFrame(found)
 
 
+def side_by_side(both: pd.DataFrame, column: str, spec: str) -> str:
+    """Of what ``against_random`` returns, one column as text: "1.2 against 3.4 % (layer 12)"."""
+    said = {}
+    for layer, part in both.groupby("layer", sort=False):
+        one = part.set_index("directions")[column]
+        learned, random = (format(one[name].estimate, spec) for name in ("learned", "random"))
+        said[f"layer {layer}"] = f"{learned} against {random}"
+    return listed(said, "", " %")
+
+
 def cut_by_place(places: pd.DataFrame) -> dict[str, list[float]]:
     """Of what ``by_rank`` returns: at every place, how much of AP's error HVP takes away, percent.
 
@@ -185,12 +196,11 @@ def standing_out(rows: pd.DataFrame, random: pd.DataFrame, layer: int | None = N
     one = without_largest(rows, random, layer)
     closed = (one["less_without"] - one["less"]) / (one["less_random"] - one["less"])
     return (
-        f"in layer {one['layer']} one feature, L{one['layer']}F{one['feature']}, has "
-        f"{one['effects']:.0f} % of all effects (in size) and {one['errors']:.0f} % of all of AP's "
-        f"error. Its patch has length {one['length']:.1f} and an effect of {one['effect']:.2f} nats; "
-        f"the random one, length {one['random_length']:.1f} and {one['random_effect']:.2f} nats. "
-        f"Without it HVP takes away {one['less_without']:.0f} %: it makes {100 * closed:.0f} % of "
-        "the difference."
+        f"In layer {one['layer']} one feature, L{one['layer']}F{one['feature']}, has "
+        f"{one['effects']:.0f} % of all effects and {one['errors']:.0f} % of AP's error: "
+        f"{one['effect']:.2f} nats, at a length of {one['length']:.1f}. The random direction has "
+        f"{one['random_effect']:.2f}, at {one['random_length']:.1f}. Without the feature HVP takes "
+        f"away {one['less_without']:.0f} %: it is {100 * closed:.0f} % of the difference."
     )
 
 
@@ -206,7 +216,7 @@ def repaired(listing: pd.DataFrame) -> str:
         )
     error, largest = abs(listing.true.iloc[-1]), listing.true.iloc[:-1].abs().max()
     than = "exceeds every feature's" if error > largest else "is below the largest feature's"
-    return f"{said} The effect of the error component {than}."
+    return f"{said} The error component's effect {than}."
 
 
 def out_of(k: str, found: Sequence[float], whole: float) -> str:
