@@ -2,6 +2,7 @@
 
 # isort: off
 import hvp_utils  # before torch, which reads the settings of threads that it makes
+import matplotlib
 import pytest
 import torch
 # isort: on
@@ -13,6 +14,13 @@ def _offline():
     with pytest.MonkeyPatch.context() as patch:
         # Both are read when the libraries are imported, so the environment comes too late.
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_style():
+    """A test that sets the book's style sets it for itself alone."""
+    with matplotlib.rc_context():
         yield
 
 
