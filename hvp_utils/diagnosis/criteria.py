@@ -43,7 +43,7 @@ MAIN_PART = 0.5
 #: Direct and indirect effect cancel if their sizes add up to at least this many times the total.
 #: Five is where the total is half of the smaller of the two.
 AMPLIFIED = 5.0
-#: A gradient counts as zero where it is at most this share of the mean |slope| along the path.
+#: A gradient counts as zero where it is at most this share of the mean ``|slope|`` along the path.
 FLAT = 0.1
 #: Points of the Gauss-Legendre rule along the path; also what "five slopes" are as a remedy.
 N_SLOPES = 5
