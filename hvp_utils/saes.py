@@ -117,7 +117,7 @@ def load_sae(
 
     Args:
         where: A folder on disk, or a repository on the Hugging Face hub.
-        folder: Folder within it, such as ``"resid_post/layer_12_width_16k_l0_medium"``.
+        folder: Folder within it; Gemma Scope has one for each SAE, as in the example.
         hook: The activation that it reads, if the files do not say, as a TransformerLens name.
         dtype: Of the weights, whatever is stored.
         device: Where they go.
