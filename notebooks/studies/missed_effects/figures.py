@@ -18,7 +18,7 @@ _LOOKS = {
     CONTROLS[0]: ("subsets alone", "#E69F00", "s", "--"),
     CONTROLS[1]: ("attribution patching as control", "#0072B2", "o", "-"),
 }
-_MISSED = "largest missed effect (of edges: among those checked)"
+_MISSED = "largest missed effect (among those checked, if not all)"
 
 
 def bounds_figure(table: pd.DataFrame, title: str) -> Figure:
