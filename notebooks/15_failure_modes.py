@@ -56,7 +56,7 @@ from IPython.display import Markdown
 from torch.func import grad
 
 from hvp_utils import PatchedMetric, diagnose, load_model, make_prompts, plots
-from hvp_utils import diagnosis as d
+from hvp_utils.diagnosis import CANCELLATION, OTHER, SATURATION, ZERO_GRADIENT
 from studies import common, missed_effects
 from studies import failure_modes as study
 
@@ -146,11 +146,11 @@ def examine(name, verdict):
     return diagnose(M, found.component, grad_drop=False)
 
 
-query = examine("queries, IOI", d.SATURATION)
+query = examine("queries, IOI", SATURATION)
 print(query)
 
 # %%
-head = examine("heads, IOI", d.OTHER)
+head = examine("heads, IOI", OTHER)
 print(head)
 kind, part = study.OPERATIONS[head.main_part], head.parts[head.main_part] / head.error
 
@@ -179,7 +179,7 @@ n_fine = int((~table.bad & table["row leaves saturation"]).sum())
 seen, opposite = signs.loc["row leaves saturation"], signs.loc["opposite signs"]
 
 # %% tags=["hide-input"]
-Markdown(f"""Saturation explains {told[d.SATURATION]}, cancellation {told[d.CANCELLATION]}, a zero gradient {told[d.ZERO_GRADIENT]}: together {told["share"]:.0f %}, a 95 % interval from whole prompts resampled. In {told["patterns"]} of the others attention patterns have the largest part of the error,
+Markdown(f"""Saturation explains {told[SATURATION]}, cancellation {told[CANCELLATION]}, a zero gradient {told[ZERO_GRADIENT]}: together {told["share"]:.0f %}, a 95 % interval from whole prompts resampled. In {told["patterns"]} of the others attention patterns have the largest part of the error,
 *without* saturation: a softmax bends most in between, and half of the probabilities that move start between {soft["middle"][0]:.2f} and {soft["middle"][1]:.2f}. In {told["mlp"]} it is an MLP, its gate or its activation function.
 
 The symptoms alone do not decide. Rows that leave saturation are rare: {n_seen} of {told["misjudged"]} misjudged components have one, and {n_fine} of as many others with large effects. They explain the error of {seen.accounts}. Direct and indirect effect have opposite signs in {opposite.misjudged.estimate:.0f} % of the misjudged, and

@@ -39,7 +39,7 @@ device = None  # None: a GPU when there is one
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hvp_utils import diagnosis as d
+import hvp_utils.diagnosis as d
 from hvp_utils import plots, sweep
 from studies import common, edges_and_mib, missed_effects
 from studies import failure_modes as study
