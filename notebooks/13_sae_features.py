@@ -148,7 +148,12 @@ Markdown(study.repaired(listing))
 #
 # Sort the features of every prompt by their true effects, and take the median error at each place.
 
+
 # %% mystnb={"image": {"alt": "Two panels, one for each layer: median error in percent of the effect against the place of the feature, for attribution patching and HVP, with intervals. Layer 12: attribution patching is off by 8 to 10 percent up to the fiftieth place and by 1 percent from there on, HVP by 2 percent at the first place and less than 0.5 from the eleventh on. Layer 22: attribution patching is off by 23 percent at the first place, 8 from the second on, 4 from the sixth on and 1.5 beyond the fiftieth; HVP by 17 percent at the first place, 1.5 from the second on and less than 0.5 from the sixth on."}}
+def by_layer(values):
+    return common.listed({f"layer {n}": v for n, v in zip(saes, values, strict=True)}, ".0f", " %")
+
+
 stored = {n: study.measure(model_name, s, n_prompts, device=device) for n, s in saes.items()}
 rows = study.rows_of(stored)
 places = study.by_rank(rows)
@@ -176,10 +181,6 @@ common.show(
 
 
 # %% tags=["hide-input"]
-def by_layer(values):
-    return common.listed({f"layer {n}": v for n, v in zip(saes, values, strict=True)}, ".0f", " %")
-
-
 Markdown(f"""* **The ranking**: of the ten largest features, AP has {found["AP"]} % among its own ten, HVP {found["HVP"]} %.
 * **The typical feature**: AP's median relative error is {common.span(typical, 1)} %.
 * **The largest** is worse: AP's median error there is {at["1", "AP"]} %, and beyond the fiftieth place {at["51 on", "AP"]} %. Summed over prompts, HVP takes away {by_layer(study.cut_by_place(places)["1"])} of AP's error on it. The five largest have {common.span(largest_five.AP, 0)} % of all of AP's error, and {common.span(largest_five.HVP, 0)} % of what HVP leaves.

@@ -88,6 +88,7 @@ def flat(t):
     return torch.sigmoid(20 * t - 10)
 
 
+# %%
 zero, one = torch.tensor([0.0, 1.0], dtype=torch.float64)
 for path in (saturated, cancelling, flat):
     ap, quadratic = grad(path)(zero), grad(grad(path))(zero) / 2

@@ -119,7 +119,8 @@ def test_known_directions_are_found(known, tmp_path):
     train_sae.write(weights, 3, "tiny", "blocks.1.hook_resid_pre", len(x), tmp_path / "sae")
     sae = load_sae(tmp_path / "sae")
     assert sae.hook == "blocks.1.hook_resid_pre" and sae.activation == "topk" and sae.k == 3
-    explained, l0, ever = sae_report.fit(sae, torch.as_tensor(x).float())
+    x = torch.as_tensor(x).float()
+    (explained, _), (l0, ever) = sae_report.explained(sae, x), sae_report.firing(sae, x)
     assert explained > 0.9 and 1 < l0 <= 3
     nearest = (directions @ sae.W_dec[ever].T).amax(1)
     assert nearest.median() > 0.9

@@ -24,6 +24,7 @@ from hvp_utils import (
     row_screen,
 )
 from hvp_utils.reliability import missed_bound
+from studies import common
 from studies import missed_effects as study
 from studies.missed_effects import measuring
 
@@ -270,12 +271,12 @@ def test_figure():
 def stored():
     """What the book reads; where a file is missing or of another kind, it would be measured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "load_model", None)
+        patch.setattr(common, "load_model", None)
         return study.load(MODELS, store=STORE)
 
 
 def test_what_is_stored_is_whole(stored, monkeypatch):
-    monkeypatch.setattr(measuring, "load_model", None)
+    monkeypatch.setattr(common, "load_model", None)
     table = study.bounds(stored)
     assert len(table) == 2 * 2 * 2 * len(study.SUBSETS)
     every = (table.model == "smollm2-135m") & (table.components == "neurons")

@@ -16,9 +16,7 @@ from studies import phone
 @pytest.fixture(autouse=True)
 def the_books_style():
     """As on every page, whatever another test has set."""
-    with plt.rc_context():
-        plots.use_style()
-        yield
+    plots.use_style()
 
 
 @pytest.fixture

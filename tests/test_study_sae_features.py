@@ -29,7 +29,7 @@ from hvp_utils import (
     top_k_overlap,
     top_k_relative_error,
 )
-from studies import prices
+from studies import common, prices
 from studies import sae_features as study
 from studies.sae_features import measuring, precision
 
@@ -604,7 +604,7 @@ def published():
         raise AssertionError("what the book publishes is not stored")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "load_model", never)
+        patch.setattr(common, "load_model", never)
         store = NOTEBOOKS / "results" / "saes"
         wild = {n: study.random_directions(s) for n, s in saes.items()}
         yield (

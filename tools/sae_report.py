@@ -20,30 +20,25 @@ N_TOKENS = 200_000  # activations whose largest are looked up
 N_CONTEXTS, BEFORE, AFTER = 4, 6, 3  # contexts of a feature, and their tokens
 
 
-def unexplained(sae, x):
-    """Summed squares that the SAE misses, and that there are about the mean."""
-    return (x - sae.reconstruct(x)).square().sum(), (x - x.mean(0)).square().sum()
+def explained(sae, x):
+    """The share of the variance of activations [token, d] that an SAE explains: summed, typical.
 
-
-def typical(sae, x):
-    """The median over positions of the share of the squared distance from the mean explained.
-
-    The summed variance is mostly that of a few positions with a large norm, which are easy.
+    The sum is mostly that of a few positions with a large norm, which are easy. So beside it stands
+    the share at the median position.
     """
+    missed = torch.cat([(part - sae.reconstruct(part)).square().sum(1) for part in x.split(4096)])
     total = (x - x.mean(0)).square().sum(1)
-    return 1 - ((x - sae.reconstruct(x)).square().sum(1) / total).median().item()
+    return 1 - (missed.sum() / total.sum()).item(), 1 - (missed / total).median().item()
 
 
-def fit(sae, x):
-    """Variance explained, L0, and how many of the features fire, on activations [token, d]."""
-    missed = total = fired = 0.0
-    ever = torch.zeros(sae.n, dtype=torch.bool)
+def firing(sae, x):
+    """How many features fire at a position (L0), and which ever do."""
+    fired, ever = 0, torch.zeros(sae.n, dtype=torch.bool)
     for part in x.split(4096):
-        a, b = unexplained(sae, part)
         active = sae.encode(part) > 0
-        missed, total, fired = missed + a, total + b, fired + active.sum()
+        fired += int(active.sum())
         ever |= active.any(0)
-    return 1 - (missed / total).item(), (fired / len(x)).item(), ever
+    return fired / len(x), ever
 
 
 def losses(bridge, sae, rows):
@@ -78,8 +73,7 @@ def on_task(bridge, sae, task="ioi", n=50):
             with torch.no_grad():
                 _, cache = bridge.run_with_cache(tokens[None], names_filter=[sae.hook])
             found.append(cache[sae.hook][0, resolved.first_difference :])
-    a, b = unexplained(sae, torch.cat(found))
-    return 1 - (a / b).item(), typical(sae, torch.cat(found))
+    return explained(sae, torch.cat(found))
 
 
 def contexts(tokenizer, sae, x, batches, counted):
@@ -123,16 +117,16 @@ def report(model_name, folder, files, batches, n_held, counted, about):
     x, held_out = files[sae.hook], sum(int(counted(batch).sum()) for batch in batches[-n_held:])
     end = about["n_activations"]
     unseen = torch.as_tensor(np.array(x[end - held_out : end])).float()
-    explained, l0, ever = fit(sae, unseen)
+    (summed, typical), (l0, ever) = explained(sae, unseen), firing(sae, unseen)
     seen = torch.as_tensor(np.array(x[: min(N_TOKENS, end - held_out)]))
-    ever |= fit(sae, seen.float())[2]
+    ever |= firing(sae, seen.float())[1]
     text = np.concatenate([batch for batch in batches[-n_held:] if batch.shape[1] == 128])
     clean, spliced, ablated = losses(bridge, sae, text[:N_LOSS])
     on_ioi = on_task(bridge, sae)
     found = about | {
         "n_held_out": held_out,
-        "variance_explained": explained,
-        "variance_explained_typical": typical(sae, unseen),
+        "variance_explained": summed,
+        "variance_explained_typical": typical,
         "l0": l0,
         "dead_share": 1 - ever.float().mean().item(),
         "loss_clean": clean,

@@ -65,7 +65,7 @@ Markdown(note)
 
 # %%
 quality = study.quality(model_name) if not note.startswith("**No") else None
-columns = {"L0": "L0", "variance": "variance, %", "on_prompts": "on prompts, %", "loss": "loss recovered, %", "dead": "dead, %"}  # fmt: skip
+columns = {"L0": "L0", "variance": "variance, %", "typical": "at the median, %", "on_prompts": "on prompts, %", "loss": "loss recovered, %", "dead": "dead, %"}  # fmt: skip
 if quality is not None:
     display(common.show(quality.rename(columns=columns), ".1f", f"SAEs of {model_name}."))
 

@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
+from transformer_lens.model_bridge import TransformerBridge
 
 from hvp_utils import (
     VERDICTS,
@@ -26,6 +27,8 @@ from hvp_utils import (
     Interval,
     bootstrap_ci,
     claims_table,
+    load_model,
+    model_origin,
     paired_bootstrap,
     sweep,
     write_claims,
@@ -39,6 +42,8 @@ __all__ = [
     "kept",
     "listed",
     "load",
+    "loaded",
+    "name_of",
     "not_run",
     "p_value",
     "paired",
@@ -109,6 +114,16 @@ def kept(
             if path is not None:
                 files.write(known, path)
     return known
+
+
+def name_of(model: str | TransformerBridge) -> str:
+    """The name of a model that is given by name, or loaded."""
+    return model if isinstance(model, str) else model_origin(model).name
+
+
+def loaded(model: str | TransformerBridge, device: str | None = None) -> TransformerBridge:
+    """The model itself, loaded if it is given by name."""
+    return load_model(model, device=device) if isinstance(model, str) else model
 
 
 def settings_of(table: pd.DataFrame) -> list[tuple[str, str]]:

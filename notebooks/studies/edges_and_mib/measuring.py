@@ -28,13 +28,14 @@ from hvp_utils import (
     load_model,
     local_quadratic_term,
     make_prompts,
-    model_origin,
     provenance,
 )
 from hvp_utils.circuits import FRACTIONS, Circuit, edge_pruning, faithfulness, hap, with_kl
 from hvp_utils.estimators.local import combined
 from hvp_utils.store import only_writer, read, write
 from hvp_utils.tasks import check_tasks
+
+from .. import common
 
 __all__ = [
     "BASIC",
@@ -109,7 +110,7 @@ def measure(
         and ``empty`` [prompt], the metrics of the clean and the corrupted run. For a search s:
         ``found__s`` [prompt], and ``edges__s``.
     """
-    name = model if isinstance(model, str) else model_origin(model).name
+    name = common.name_of(model)
     identity = {
         "format": _FORMAT,
         "model": name,
@@ -124,7 +125,7 @@ def measure(
     done = read(path, identity)
     if done is not None and all(step in done for step in steps):
         return done
-    bridge = load_model(model, device=device) if isinstance(model, str) else model
+    bridge = common.loaded(model, device)
     with only_writer(path):
         done = read(path, identity)
         done = xr.Dataset() if done is None else done

@@ -20,9 +20,7 @@ from hvp_utils import (
     PromptPair,
     activation_patching,
     attribution_patching,
-    load_model,
     make_prompts,
-    model_origin,
     provenance,
     reference_pair,
 )
@@ -245,7 +243,7 @@ def coverage(
     }
 
     def run() -> xr.Dataset:
-        bridge = load_model(model, device=device) if isinstance(model, str) else model
+        bridge = common.loaded(model, device)
         most = sorted(subsets, reverse=True)
         shape = (n_prompts, n_seeds, len(CONTROLS), len(most))
         bound, own = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -330,7 +328,7 @@ def left_out(
 def _metric(
     model: str | TransformerBridge, kind: str, pair: PromptPair | None, device: str | None
 ) -> tuple[TransformerBridge, PatchedMetric]:
-    bridge = load_model(model, device=device) if isinstance(model, str) else model
+    bridge = common.loaded(model, device)
     return bridge, PatchedMetric(bridge, pair or reference_pair(), kind)
 
 
@@ -342,7 +340,7 @@ def _place(
     pair: PromptPair | None = None,
 ) -> tuple[Path | None, dict[str, object]]:
     """Where a result lies, and what its file has to say of itself."""
-    name = model if isinstance(model, str) else model_origin(model).name
+    name = common.name_of(model)
     file = f"{name.replace('/', '--')}__{kind}__{what}.nc"
     identity = {"format": _FORMAT, "model": name, "components": kind}
     if pair is not None:

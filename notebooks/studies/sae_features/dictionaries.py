@@ -114,7 +114,8 @@ def quality(model: str, root: str | Path = "saes") -> pd.DataFrame:
 
     Returns:
         Columns layer, features, L0 (active ones a token), variance (explained on held-out text,
-        in percent), on_prompts (the same on the prompts of IOI), loss (recovered, in percent) and
+        in percent; mostly of a few large activations), typical (the same at the median position),
+        on_prompts (the same on the prompts of IOI), loss (recovered, in percent) and
         dead (features that were active on no held-out token, in percent).
     """
     rows = []
@@ -123,6 +124,7 @@ def quality(model: str, root: str | Path = "saes") -> pd.DataFrame:
         known = {
             "L0": said.get("l0"),
             "variance": _percent(said.get("variance_explained")),
+            "typical": _percent(said.get("variance_explained_typical")),
             "on_prompts": _percent(said.get("ioi_variance_explained")),
             "loss": _percent(said.get("loss_recovered")),
             "dead": _percent(said.get("dead_share")),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -30,12 +33,23 @@ def _plain(axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def size_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Relative error against the size of the effect, a panel for each layer.
+def _error_panels(
+    table: pd.DataFrame,
+    title: str,
+    ylabel: str,
+    column: str,
+    x: Callable[[pd.DataFrame], Sequence[float]],
+    finish: Callable[[Axes, pd.DataFrame], object],
+) -> Figure:
+    """Errors of both methods, a panel for each layer.
 
     Args:
-        table: What ``by_size`` returns.
+        table: A row for each layer and place on the x-axis.
         title: What the figure says.
+        ylabel: Of the first panel.
+        column: Where a method's intervals are, such as ``"{} median"``.
+        x: Where the rows of a panel are.
+        finish: Sets up the x-axis of a panel.
     """
     layers = list(table.layer.unique())
     size = (0.6 + 3.7 * len(layers), 3.7)
@@ -44,16 +58,33 @@ def size_figure(table: pd.DataFrame, title: str) -> Figure:
         part = table[table.layer == layer]
         for method, name in _METHODS.items():
             label, colour, marker, line = plots.METHODS[name]
-            value, spread = bars(part[method])
+            value, spread = bars(part[column.format(method)])
             look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.6, capsize=2, label=label)
-            ax.errorbar(part["size"], value, yerr=spread, **look)
-        ax.set(xscale="log", yscale="log", xlabel="size of the effect   [nats]")
+            ax.errorbar(x(part), value, yerr=spread, **look)
+        ax.set_yscale("log")
+        finish(ax, part)
         ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
         _plain(ax.yaxis)
-    axes[0, 0].set_ylabel("error / effect   [%]")
+    axes[0, 0].set_ylabel(ylabel)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     headline(fig, title)
     return fig
+
+
+def size_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Relative error against the size of the effect, a panel for each layer.
+
+    Args:
+        table: What ``by_size`` returns.
+        title: What the figure says.
+    """
+
+    def finish(ax: Axes, part: pd.DataFrame) -> None:
+        ax.set(xscale="log", xlabel="size of the effect   [nats]")
+
+    return _error_panels(
+        table, title, "error / effect   [%]", "{}", lambda part: part["size"], finish
+    )
 
 
 def rank_figure(table: pd.DataFrame, title: str, median: bool = False) -> Figure:
@@ -64,24 +95,19 @@ def rank_figure(table: pd.DataFrame, title: str, median: bool = False) -> Figure
         title: What the figure says.
         median: Whether medians are drawn, or sums of errors over sums of effects.
     """
-    layers = list(table.layer.unique())
-    size = (0.6 + 3.7 * len(layers), 3.7)
-    fig, axes = plt.subplots(1, len(layers), figsize=size, sharey=True, squeeze=False)
-    for ax, layer in zip(axes.flat, layers, strict=True):
-        part = table[table.layer == layer]
-        for method, name in _METHODS.items():
-            label, colour, marker, line = plots.METHODS[name]
-            value, spread = bars(part[f"{method} median" if median else method])
-            look = dict(color=colour, marker=marker, ls=line, ms=6, lw=1.6, capsize=2, label=label)
-            ax.errorbar(np.arange(len(part)), value, yerr=spread, **look)
+
+    def finish(ax: Axes, part: pd.DataFrame) -> None:
         ax.set_xticks(range(len(part)), [p.replace(" to ", "–") for p in part.places])
-        ax.set(yscale="log", xlabel="place of the feature by true effect")
-        ax.set_title(f"entering layer {layer}", fontsize=11, weight="normal")
-        _plain(ax.yaxis)
-    axes[0, 0].set_ylabel(f"{'median' if median else 'summed'} error   [% of effect]")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    headline(fig, title)
-    return fig
+        ax.set_xlabel("place of the feature by true effect")
+
+    return _error_panels(
+        table,
+        title,
+        f"{'median' if median else 'summed'} error   [% of effect]",
+        "{} median" if median else "{}",
+        lambda part: np.arange(len(part)),
+        finish,
+    )
 
 
 def scatter_figure(rows: pd.DataFrame, title: str) -> Figure:

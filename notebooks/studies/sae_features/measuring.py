@@ -25,9 +25,7 @@ from hvp_utils import (
     bootstrap_ci,
     diagonal,
     integrated_gradients,
-    load_model,
     make_prompts,
-    model_origin,
     ms_hvp,
     provenance,
     row_screen,
@@ -152,7 +150,7 @@ def measure(
     identity |= {"n_prompts": n_prompts, "n_sketched": n_sketched, "n_on_path": n_on_path}
 
     def run() -> xr.Dataset:
-        bridge = load_model(model, device=device) if isinstance(model, str) else model
+        bridge = common.loaded(model, device)
         pairs, parts, explained = make_prompts(TASK, bridge, n_prompts, seed=SEED), [], []
         for i, pair in enumerate(tqdm(pairs, desc=f"{kind}, {sae.hook}")):
             M = PatchedMetric(bridge, pair, SAEFeatures(sae))
@@ -178,7 +176,7 @@ def measure_positions(
     identity |= {"n_prompts": n_prompts}
 
     def run() -> xr.Dataset:
-        bridge = load_model(model, device=device) if isinstance(model, str) else model
+        bridge = common.loaded(model, device)
         parts = []
         for pair in tqdm(make_prompts(TASK, bridge, n_prompts, seed=SEED), desc="positions"):
             M = PatchedMetric(bridge, pair, SAEFeatures(sae, per_position=True))
@@ -214,7 +212,7 @@ def measure_wide(
     identity |= {"n_largest": n_largest, "n_random": n_random}
 
     def run() -> xr.Dataset:
-        bridge = load_model(model, device=device) if isinstance(model, str) else model
+        bridge = common.loaded(model, device)
         pair = make_prompts(TASK, bridge, 1, seed=SEED)[0]
         names = ("truth", "AP", "curvature", "largest", "sketch", "n", "screen")
         found: Mapping[str, list] = {name: [] for name in names}
@@ -267,7 +265,7 @@ def _place(
     model: str | TransformerBridge, sae: SAE | None, kind: str, store: str | Path | None
 ) -> tuple[Path | None, dict[str, object]]:
     """Where a result lies, and what its file has to say of itself."""
-    name = model if isinstance(model, str) else model_origin(model).name
+    name = common.name_of(model)
     identity = {"format": _FORMAT, "model": name, "task": TASK, "seed": SEED, "kind": kind}
     file = f"{name.replace('/', '--')}__{kind}.nc"
     if sae is not None:
