@@ -217,9 +217,9 @@ def plan(
 
     Example: ``python -m hvp_utils plan --model llama-3.1-8b --components neurons --rate 4e13``
     """
-    from hvp_utils import measure_rate, model_sizes
+    from hvp_utils import model_sizes
     from hvp_utils import plan as make_plan
-    from hvp_utils.plans import batch_tokens
+    from hvp_utils.plans import batch_tokens, measure_rate
 
     names = _listed(estimators)
     components = _kind(components)

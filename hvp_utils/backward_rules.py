@@ -26,6 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 from transformers import PreTrainedModel
 
+from hvp_utils import _checks
 from hvp_utils.models import as_bridge
 
 __all__ = [
@@ -52,6 +53,8 @@ def changed_backward(model: TransformerBridge | PreTrainedModel, *rules: Rule) -
     """
     global _active
     bridge = as_bridge(model)
+    for rule in rules:
+        _checks.instance("each of rules", rule, Callable, "a rule, as gim_rules() gives them")
     with contextlib.ExitStack() as stack:
         for rule in rules:
             for handle in rule(bridge):
@@ -96,17 +99,21 @@ def relp_rules(freeze_patterns: bool = False) -> tuple[Rule, ...]:
     Source:
         Jafari et al. (2025), RelP.
     """
+    _checks.instance("freeze_patterns", freeze_patterns, bool, "True or False")
     rules = (freeze_norm_scales, freeze_activation_ratios, halve_gated_products)
     return (*rules, scale_gradients("attn.hook_pattern", 0.0)) if freeze_patterns else rules
 
 
 def drop_layer(layer: int) -> Rule:
     """No gradient flows into what the attention and the MLP of one layer write (GradDrop)."""
+    _checks.whole("layer", layer, 0)
 
     def cut(module: nn.Module, args: tuple, out: Tensor | tuple) -> Tensor | tuple:
         return (out[0].detach(), *out[1:]) if isinstance(out, tuple) else out.detach()
 
     def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
+        if layer >= bridge.cfg.n_layers:
+            raise ValueError(f"There is no layer {layer}: the model has {bridge.cfg.n_layers}.")
         for hook in ("hook_attn_out", "hook_mlp_out"):
             point = bridge.hook_dict[f"blocks.{layer}.{hook}"]
             # On the module around the hook, so that patches at the hook are cut off as well.
@@ -267,10 +274,15 @@ def linearised(
         ValueError: An unknown kind.
     """
     kinds = (kinds,) if isinstance(kinds, str) else kinds
+    _checks.instance("kinds", kinds, Collection, "some of NONLINEARITIES")
     unknown = [kind for kind in kinds if kind not in NONLINEARITIES]
     if unknown:
         raise ValueError(f"Unknown {unknown[0]!r}. Known: {', '.join(NONLINEARITIES)}.")
     bridge = as_bridge(model)
+    if layers is not None:
+        _checks.instance("layers", layers, Collection, "numbers of layers, or None for all")
+        for layer in layers:
+            _checks.whole("each of layers", layer, 0, bridge.cfg.n_layers)
     here = _Whereabouts(bridge)
 
     def chosen() -> bool:

@@ -6,9 +6,11 @@ A chapter publishes its claims as data, so that they can be counted over the who
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from hvp_utils import _checks
 
 __all__ = ["VERDICTS", "Claim", "claims_table", "verdict", "write_claims"]
 
@@ -46,6 +48,8 @@ class Claim:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict must be one of {VERDICTS}, not {self.verdict!r}.")
+        for name, value in vars(self).items():
+            _checks.instance(name, value, str, "a text")
 
 
 def verdict(holds: bool, partly: bool = False) -> str:
@@ -55,12 +59,21 @@ def verdict(holds: bool, partly: bool = False) -> str:
 
 def claims_table(claims: Sequence[Claim]) -> str:
     """The claims as a Markdown table."""
+    claims = _claims(claims)
     rows = [
         (c.claim, f"{c.paper} ({c.source})", c.here, f"**{c.verdict}**", c.rule) for c in claims
     ]
     lines = ["| " + " | ".join(_one_line(cell) for cell in row) + " |" for row in rows]
     head = "| claim | paper | here | verdict | rule for *holds* |\n| --- | --- | --- | --- | --- |"
     return "\n".join([head, *lines])
+
+
+def _claims(claims: Sequence[Claim]) -> list[Claim]:
+    _checks.instance("claims", claims, Iterable, "a list of Claim")
+    claims = list(claims)
+    for claim in claims:
+        _checks.instance("each of claims", claim, Claim, "a Claim")
+    return claims
 
 
 def _one_line(cell: str) -> str:
@@ -71,6 +84,9 @@ def write_claims(
     chapter: str, claims: Sequence[Claim], folder: str | Path = "results/claims"
 ) -> Path:
     """Write the claims of a chapter, such as ``"05_reliability_score"``, as JSON."""
+    _checks.instance("chapter", chapter, str, "the name of a chapter")
+    _checks.instance("folder", folder, str | Path, "a folder")
+    claims = _claims(claims)
     path = Path(folder) / f"{chapter}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     records = [{"chapter": chapter} | asdict(claim) for claim in claims]

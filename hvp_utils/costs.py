@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm.auto import tqdm
 
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils import _checks
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
 __all__ = ["Costs", "measure_costs"]
 
@@ -54,12 +55,17 @@ class Costs:
         """Forward equivalents of some passes: ``{"forward": 5, "gradient": 1, ...}``."""
         prices = {"forward": 1.0} | asdict(self)
         del prices["seconds"]
-        unknown = set(passes) - set(prices)
+        _checks.instance("passes", passes, Mapping, "numbers of passes by kind")
+        unknown = [name for name in passes if name not in prices]
         if unknown:
-            raise ValueError(f"Unknown passes {sorted(unknown)}. Known: {', '.join(prices)}.")
-        return sum(count * prices[name] for name, count in passes.items())
+            raise ValueError(f"Unknown passes {unknown}. Known: {', '.join(prices)}.")
+        return sum(
+            _checks.number(f"passes[{name!r}]", count, least=0) * prices[name]
+            for name, count in passes.items()
+        )
 
 
+@of_metric
 def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs:
     """Measure the prices on this machine.
 
@@ -73,6 +79,8 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
     Raises:
         ValueError: No component differs between the two prompts, so none would be run.
     """
+    _checks.whole("sample", sample)
+    _checks.whole("repeats", repeats)
     if not M.delta_norm.any():
         raise ValueError("The two prompts give the same activations: there is no run to time.")
     half = min(max(sample // 2, 1), M.n // 2)

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils import _checks
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
 if TYPE_CHECKING:
     from curvlinops._torch_base import PyTorchLinearOperator
@@ -54,6 +55,7 @@ class Diagonal(NamedTuple):
     slopes: Float[Tensor, " n"]
 
 
+@of_metric
 def diagonal(
     M: PatchedMetric,
     method: Method = "xdiag",
@@ -80,8 +82,9 @@ def diagonal(
     Source:
         Bekas et al. (2007) for Hutchinson's diagonal; Epperly, Tropp & Webber (2024) for XDiag.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}.")
+    _checks.one_of("method", method, get_args(Method))
+    _checks.whole("n_matvecs", n_matvecs)
+    _checks.seed(seed)
     moving = M.delta_norm > 0
     if method == "exact" or n_matvecs >= moving.sum(-1).max():
         # With as many products as components, each may as well have its own.
@@ -161,6 +164,7 @@ class RowNorms(NamedTuple):
     slopes: Float[Tensor, " n"]
 
 
+@of_metric
 def row_norms(M: PatchedMetric, n_probes: int = 2, step: float = 0.01, seed: int = 0) -> RowNorms:
     """Norms of the rows of the Hessian of M at 0, from a single batch of gradients.
 
@@ -181,10 +185,10 @@ def row_norms(M: PatchedMetric, n_probes: int = 2, step: float = 0.01, seed: int
         ValueError: Fewer than two probes, or a step outside (0, 1].
         TypeError: The model runs in half precision.
     """
-    if n_probes < 2:
+    if _checks.steps("n_probes", n_probes) < 2:
         raise ValueError(f"Row norms need at least 2 probes, not n_probes = {n_probes}.")
-    if not 0 < step <= 1:
-        raise ValueError(f"step must be above 0 and at most 1, not {step!r}.")
+    step = _checks.number("step", step, above=0, most=1)
+    _checks.seed(seed)
     M.require_full_precision()
     signs = _random_signs(M, n_probes, seed).T
     points = torch.cat([torch.zeros_like(signs[:1]), step * signs])
@@ -216,13 +220,21 @@ class LowRank(NamedTuple):
 
     def rows(self, components: Tensor) -> Float[Tensor, "m n"]:
         """Interactions of some components with all others."""
-        return self.vectors[components] * self.values @ self.vectors.T
+        components = _checks.indices("components", components, len(self.vectors))
+        return self.vectors[components.to(self.vectors.device)] * self.values @ self.vectors.T
 
     def quadratic(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
         """The quadratic part of M at alpha: alpha^T H alpha / 2."""
+        alpha = _checks.tensor("alpha", alpha, truth_values=True).to(self.vectors)
+        if alpha.ndim == 0 or alpha.shape[-1] != len(self.vectors):
+            raise ValueError(
+                f"alpha must have {len(self.vectors)} entries in its last dimension, not the shape "
+                f"{tuple(alpha.shape)}."
+            )
         return (alpha @ self.vectors).square() @ self.values / 2
 
 
+@of_metric
 def low_rank(
     M: PatchedMetric, rank: int = 8, seed: int = 0, alpha: Float[Tensor, " n"] | None = None
 ) -> LowRank:
@@ -243,8 +255,8 @@ def low_rank(
         Lanczos (1950); ARPACK, through ``scipy.sparse.linalg.eigsh``.
     """
     require_one_metric(M)
-    if not 1 <= rank < M.n:
-        raise ValueError(f"rank must be between 1 and {M.n - 1}, not {rank}.")
+    _checks.whole("rank", rank, 1, M.n - 1)
+    _checks.seed(seed)
     (_, products), n_matvecs = M.gradient_and_hessian(alpha), 0
 
     def product(v: np.ndarray) -> np.ndarray:
@@ -274,6 +286,7 @@ def require_one_metric(M: PatchedMetric) -> None:
         )
 
 
+@of_metric
 def spectrum(M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
     """All eigenvalues of the Hessian of M, the largest in magnitude first; n products.
 
@@ -291,6 +304,7 @@ def spectrum(M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None) -> Floa
     return values.gather(-1, values.abs().argsort(-1, descending=True)).to(M.delta_norm)
 
 
+@of_metric
 def hessian_operator(
     M: PatchedMetric, alpha: Float[Tensor, " n"] | None = None
 ) -> PyTorchLinearOperator:

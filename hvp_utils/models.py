@@ -46,6 +46,7 @@ from transformers import (
 )
 
 from hvp_utils import _names
+from hvp_utils.architectures import mlp_width, require_supported
 
 __all__ = ["MODELS", "ModelOrigin", "as_bridge", "load_model", "model_origin"]
 
@@ -148,6 +149,7 @@ def load_model(
         TypeError: ``name_or_model`` is neither, ``dtype`` is not a floating-point type that models
             run in, or ``tokenizer`` is not a tokenizer.
         MemoryError: The model does not fit.
+        NotImplementedError: A model of a kind that cannot be patched here; see ``as_bridge``.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise TypeError(f"dtype must be one of {_DTYPES}, not {dtype!r}.")
@@ -186,12 +188,16 @@ def as_bridge(
 
     Raises:
         TypeError: ``model`` is neither, or ``tokenizer`` is no Hugging Face tokenizer.
+        NotImplementedError: A model of a kind that cannot be patched here: no causal decoder, state
+            in place of keys and values, several modalities, or quantised weights.
     """
     _require_tokenizer_type(tokenizer)
     if isinstance(model, TransformerBridge):
+        require_supported(model.original_model)
         bridge = model
     elif isinstance(model, PreTrainedModel):
         if _BRIDGE not in model.__dict__:
+            require_supported(model)
             tokenizer = _local_tokenizer(model) if tokenizer is None else tokenizer
             model.__dict__[_BRIDGE] = _boot(model)  # not as a submodule
         bridge = model.__dict__[_BRIDGE]
@@ -228,9 +234,16 @@ def _boot(hf_model: PreTrainedModel) -> TransformerBridge:
     # Not TransformerLens' own boot_transformers: without a tokenizer it would search the hub for
     # one of the model's name, and with one it would read that again from its files.
     hf_model.set_attn_implementation("eager")
+    if hasattr(hf_model, "set_experts_implementation"):
+        # The grouped products of experts know neither float64 nor second derivatives.
+        hf_model.set_experts_implementation("eager")
     config = copy.deepcopy(hf_model.config)
+    if getattr(config, "kv_lora_rank", None):
+        config.head_dim = config.v_head_dim  # of latent attention; what a head writes is this wide
     architecture = determine_architecture_from_hf_config(config)
-    return build_bridge_from_module(hf_model, architecture, hf_config=config, model_name=name)
+    bridge = build_bridge_from_module(hf_model, architecture, hf_config=config, model_name=name)
+    bridge.cfg.d_mlp = mlp_width(bridge) or bridge.cfg.d_mlp
+    return bridge
 
 
 def _convert(

@@ -18,8 +18,9 @@ theirs. Edges and the features of an SAE are components too; what their strength
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +29,8 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from hvp_utils import axes
+from hvp_utils import _checks, axes
+from hvp_utils.architectures import sharded_parameter
 from hvp_utils.components import NodePatches, SAEFeatures, Site, edge_model
 from hvp_utils.models import as_bridge
 from hvp_utils.over_prompts import OverPrompts, by_shape
@@ -39,6 +41,7 @@ from hvp_utils.tasks import PromptPair
 __all__ = ["AxisDerivatives", "Direction", "PatchedMetric"]
 
 Direction = Literal["denoising", "noising"]
+F = TypeVar("F", bound=Callable)
 
 
 class AxisDerivatives(NamedTuple):
@@ -108,10 +111,13 @@ class PatchedMetric:
     ):
         if direction not in ("denoising", "noising"):
             raise ValueError(f'direction must be "denoising" or "noising", not {direction!r}.')
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if batch_size is not None:
+            _checks.whole("batch_size", batch_size)
+        _checks.seed(seed)
         bridge = as_bridge(model)
-        self.pairs = (pairs,) if isinstance(pairs, PromptPair) else tuple(pairs)
+        pairs = (pairs,) if isinstance(pairs, PromptPair) else pairs
+        _checks.instance("pairs", pairs, Iterable, "a PromptPair or a list of them")
+        self.pairs = tuple(pairs)
         if not self.pairs:
             raise ValueError("There is no prompt: pairs is empty.")
         for pair in self.pairs:
@@ -206,6 +212,7 @@ class PatchedMetric:
 
     @batch_size.setter
     def batch_size(self, rows: int) -> None:
+        _checks.whole("batch_size", rows)
         for batch in self.batches:
             batch.batch_size = rows
 
@@ -246,14 +253,16 @@ class PatchedMetric:
         """
         if not hasattr(self, "_index"):
             self._index = {label: i for i, label in enumerate(self.labels)}
-        labels = [labels] if isinstance(labels, str) else list(labels)
+        labels = [labels] if isinstance(labels, str) else labels
+        _checks.instance("labels", labels, Iterable, "labels of components")
+        labels = list(labels)
         for label in labels:
-            if label not in self._index:
+            if not isinstance(label, str) or label not in self._index:
                 raise ValueError(
                     f"No component is called {label!r}. There are {self.n}, from "
                     f"{self.labels[0]!r} to {self.labels[-1]!r}."
                 )
-        return torch.tensor([self._index[label] for label in labels])
+        return torch.tensor([self._index[label] for label in labels], dtype=torch.int64)
 
     # --- M and its derivatives at any point ----------------------------------------------------
 
@@ -315,7 +324,7 @@ class PatchedMetric:
         slopes = prompts.map(lambda b, part: torch.cat(graph(b, part)[1], dim=1).detach())
 
         def products(V: Float[Tensor, "*prompt n k"]) -> Float[Tensor, "*prompt n k"]:
-            V = torch.as_tensor(V, dtype=self._dtype, device=self._device)
+            V = _checks.tensor("V", V, finite=True).to(self._device, self._dtype)
             if V.ndim < 2 or V.shape[-2] != self.n or V.shape[:-2] not in ((), prompts.dims):
                 raise ValueError(f"V must be [n, k] with n = {self.n}, not {tuple(V.shape)}.")
             k = V.shape[-1]
@@ -352,8 +361,7 @@ class PatchedMetric:
         self, v: Float[Tensor, "*prompt n"], alpha: Float[Tensor, "*prompt n"] | None = None
     ) -> Float[Tensor, "*prompt n"]:
         """One Hessian-vector product, at 0 unless ``alpha`` is given."""
-        v = torch.as_tensor(v, dtype=self._dtype, device=self._device)
-        return self.hessian_matvec(v[..., None], alpha)[..., 0]
+        return self.hessian_matvec(_checks.tensor("v", v)[..., None], alpha)[..., 0]
 
     # --- derivatives along every axis ----------------------------------------------------------
 
@@ -378,7 +386,7 @@ class PatchedMetric:
         Raises:
             TypeError: ``order`` above 1 on a model in half precision.
         """
-        if order not in (0, 1, 2, 3):
+        if type(order) is not int or order not in (0, 1, 2, 3):
             raise ValueError(f"order must be 0, 1, 2 or 3, not {order!r}.")
         if order > 1:
             self.require_full_precision()
@@ -466,8 +474,16 @@ class PatchedMetric:
         self, t: float | Tensor, components: Tensor | None
     ) -> tuple[Int[Tensor, "prompt m"], Float[Tensor, "prompt m"]]:
         """The components wanted of each prompt, all by default, and where on its axis each is."""
-        wanted = torch.arange(self.n) if components is None else torch.as_tensor(components).cpu()
-        t = torch.as_tensor(t, dtype=self._dtype, device=self._device).detach()
+        wanted = torch.arange(self.n)
+        if components is not None:
+            wanted = _checks.indices("components", components, self.n)
+        t = _checks.tensor("t", t, finite=True).to(self._device, self._dtype).detach()
+        for name, value in (("components", wanted), ("t", t)):
+            if value.ndim > 2 or (value.ndim == 2 and len(value) not in (1, self.n_prompts)):
+                raise ValueError(
+                    f"{name} must be the same for all prompts or [{self.n_prompts}, m], for each, "
+                    f"not of shape {tuple(value.shape)}."
+                )
         shape = torch.broadcast_shapes(wanted.shape, self.prompt_dims + wanted.shape[-1:])
         if t.ndim and t.shape[-1] != wanted.shape[-1]:
             raise ValueError(
@@ -489,7 +505,7 @@ class PatchedMetric:
         return lambda batch: self._prompts.of_batch(batch, alpha)
 
     def _strengths(self, alpha: Tensor) -> Float[Tensor, "*batch n"]:
-        alpha = torch.as_tensor(alpha, device=self._device)
+        alpha = _checks.tensor("alpha", alpha, truth_values=True).to(self._device)
         if alpha.ndim == 0 or alpha.shape[-1] != self.n:
             raise ValueError(
                 f"Patch strengths must have {self.n} entries in their last dimension, one per "
@@ -506,10 +522,29 @@ class PatchedMetric:
             )
 
     def require_full_precision(self) -> None:
-        """Raise TypeError if the model runs in half precision."""
+        """Raise TypeError if the model runs in half precision, or its weights are DTensors."""
+        if (sharded := sharded_parameter(self.model.original_model)) is not None:
+            raise TypeError(
+                "Second derivatives, and differences of first ones, of a model whose weights are "
+                f"spread over processes can be wrong without a word in PyTorch ({sharded} is a "
+                "DTensor). Load it whole, or with its layers on several devices: "
+                'AutoModelForCausalLM.from_pretrained(name, device_map="auto").'
+            )
         if self._dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 "Second derivatives, and differences of first ones, need float32 or float64; this "
                 f"model is in {self._dtype}. "
                 "Load it with load_model(name, dtype=torch.float32)."
             )
+
+
+def of_metric(function: F) -> F:
+    """A function of M, or of what does as M does, that refuses anything else by name."""
+
+    @functools.wraps(function)
+    def checked(M: PatchedMetric, *args: object, **options: object):
+        if not hasattr(M, "delta_norm"):
+            _checks.instance("M", M, PatchedMetric, "a PatchedMetric")
+        return function(M, *args, **options)
+
+    return checked

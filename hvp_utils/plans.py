@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from hvp_utils import _checks
 from hvp_utils.components import COMPONENT_KINDS, edge_graph
 from hvp_utils.estimators.integrals import quadrature
 from hvp_utils.estimators.names import find
@@ -74,6 +76,7 @@ class ModelSizes:
             ValueError: A configuration that is not that of a causal transformer.
         """
         config = getattr(getattr(model, "original_model", model), "config", model)
+        _checks.instance("model", config, PreTrainedConfig, "a model or its configuration")
         with torch.device("meta"):  # the model without its numbers
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         text = config.get_text_config()
@@ -107,6 +110,8 @@ class ModelSizes:
         Raises:
             ValueError: Components that ``find_sites`` would not take.
         """
+        _checks.instance("components", components, str, "the name of a kind")
+        _checks.whole("n_run", n_run)
         kind, _, count = components.partition(":")
         in_a_layer = {
             "heads": self.n_heads,
@@ -155,6 +160,7 @@ def model_sizes(name: str) -> ModelSizes:
         OSError: The configuration of another model cannot be fetched: offline, gated or unknown.
         ValueError: It is not a causal transformer.
     """
+    _checks.instance("name", name, str, "the name of a model")
     for short, hub_id in MODELS.items():
         if name in (short, hub_id):
             return _SIZES[short]
@@ -187,6 +193,9 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
     Raises:
         ValueError: An unknown name, or parameters or components that the estimator cannot take.
     """
+    _checks.whole("n", n)
+    _checks.whole("n_layers", n_layers)
+    _checks.instance("components", components, str, "the name of a kind")
     parameters = inspect.signature(find(estimator, SWEPT)).parameters
     given = {name: parameter.default for name, parameter in parameters.items()}
     stem = estimator.partition(":")[0]
@@ -292,15 +301,20 @@ def pass_flops(
         n_run: Those from the first difference of the prompts on.
         batch_size: Components run together. Curvatures at 0 go down to the lowest of their layers.
     """
-    if not 1 <= n_run <= n_tokens:
-        raise ValueError(f"The tokens run must be between 1 and the {n_tokens} there are: {n_run}.")
+    _checks.instance("sizes", sizes, ModelSizes, "the ModelSizes of a model; see model_sizes")
+    for name, count in (("n_tokens", n_tokens), ("batch_size", batch_size)):
+        _checks.whole(name, count)
+    _checks.whole("n_run", n_run, 1, n_tokens)
     if isinstance(components, str) and components == "edges":
         return _edge_flops(sizes, n_tokens, n_run)
     if isinstance(components, str):
         each = sizes.n_components(components, n_run) // sizes.n_layers
         layers = np.arange(sizes.n_layers).repeat(each)
     else:
-        layers = np.sort(np.asarray(components))
+        layers = _checks.indices("components", components, sizes.n_layers).numpy()
+        if layers.ndim != 1 or not len(layers):
+            raise ValueError("components must be a kind by name, or the layer of each component.")
+        layers = np.sort(layers)
     L, heads, kv = sizes.n_layers, sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head
     weights = sizes.d_model * (2 * heads + 2 * kv + (3 if sizes.gated else 2) * sizes.d_mlp)
     attention = 2 * heads * n_tokens  # scores and mixing
@@ -421,8 +435,12 @@ def plan(
     Raises:
         ValueError: Names that are not known, or numbers that cannot be.
     """
+    _checks.instance("flops_per_second", flops_per_second, Real, "a number")
     if not flops_per_second > 0:
         raise ValueError(f"The rate must be above 0 FLOP/s, not {flops_per_second!r}.")
+    estimators = _checks.texts("estimators", estimators)
+    for name, count in (("n_prompts", n_prompts), ("bytes_per_number", bytes_per_number)):
+        _checks.whole(name, count)
     flops = pass_flops(sizes, components, n_tokens, n_run, batch_size)
     by_name = isinstance(components, str)
     n = sizes.n_components(components, n_run) if by_name else len(components)
@@ -467,6 +485,8 @@ def measure_rate(
     Raises:
         ValueError: The device is not available.
     """
+    _checks.whole("d_model", d_model)
+    _checks.whole("d_mlp", d_mlp)
     device = _resolve_device(device)
     x = torch.randn(batch_tokens(device), min(d_model, 2048), device=device)
     W = torch.randn(x.shape[1], min(d_mlp, 2048), device=device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hvp_utils import _checks
 from hvp_utils.components import edge_graph
 
 __all__ = ["Planted", "planted_model"]
@@ -53,7 +54,10 @@ def planted_model(
     Returns:
         The model, its edges, and those that can matter.
     """
-    generator = torch.Generator().manual_seed(seed)
+    for name, count in (("n_layers", n_layers), ("n_heads", n_heads), ("d_vocab", d_vocab)):
+        _checks.whole(name, count)
+    density = _checks.number("density", density, least=0, most=1)
+    generator = torch.Generator().manual_seed(_checks.seed(seed))
     graph = edge_graph(n_layers, n_heads)
     names = graph.writer_labels
     d_model = 1 + len(names) * _WIDTH

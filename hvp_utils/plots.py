@@ -6,7 +6,7 @@ same colour, marker and line style in every figure, so that nothing is told by c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import matplotlib as mpl
@@ -14,12 +14,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
+from numpy import ndarray
 from numpy.typing import ArrayLike
 
+from hvp_utils import _checks
 from hvp_utils.circuits import Circuit
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
 __all__ = [
     "METHODS",
@@ -64,7 +67,7 @@ def use_style(style: Literal["light", "dark", "print"] = "light") -> None:
     Raises:
         ValueError: There is no such style.
     """
-    if style not in _STYLES:
+    if not isinstance(style, str) or style not in _STYLES:
         raise ValueError(f"Unknown style {style!r}. Known: {', '.join(_STYLES)}.")
     sns.set_theme(
         context="notebook",
@@ -88,6 +91,49 @@ def use_style(style: Literal["light", "dark", "print"] = "light") -> None:
     )
 
 
+def _check_axes(ax: Axes | None) -> None:
+    if ax is not None:
+        _checks.instance("ax", ax, Axes, "an Axes of matplotlib, or None")
+
+
+def _finite(name: str, values: ArrayLike) -> Float[ndarray, " n"]:
+    """Finite numbers in one row, at least one."""
+    found = _checks.array(name, values).ravel()
+    if not len(found) or not np.isfinite(found).all():
+        raise ValueError(f"{name} must be one finite number or more, not {_checks.shown(values)}.")
+    return found
+
+
+def _arrays(name: str, values: Mapping[str, ArrayLike]) -> dict[str, Float[ndarray, " n"]]:
+    """Some rows of finite numbers by label."""
+    _checks.instance(name, values, Mapping, "numbers by label")
+    if not values:
+        raise ValueError(f"{name} is empty: there is nothing to draw.")
+    return {label: _finite(f"{name}[{label!r}]", row) for label, row in values.items()}
+
+
+def _by_label(name: str, values: Mapping | None, parts: int = 0) -> Mapping:
+    """Numbers by label, or tuples of so many; None is as good as nothing."""
+    values = {} if values is None else values
+    _checks.instance(name, values, Mapping, "numbers by label")
+    for label, value in values.items():
+        if not parts:
+            _checks.number(f"{name}[{label!r}]", value)
+            continue
+        _checks.instance(f"{name}[{label!r}]", value, Sequence, f"a tuple of {parts}")
+        if len(value) != parts:
+            raise ValueError(f"{name}[{label!r}] must be a tuple of {parts}, not of {len(value)}.")
+        for part in value:
+            _checks.array(f"{name}[{label!r}]", part)
+    return values
+
+
+def _enough(name: str, curves: Mapping, looks: Sequence) -> None:
+    """Complain of more curves than there are looks that can be told apart."""
+    if len(curves) > len(looks):
+        raise ValueError(f"{name} has {len(curves)} curves, and {len(looks)} can be told apart.")
+
+
 def _ink() -> str:
     """Text colour of the current style: what is black on white turns light on dark."""
     return mpl.rcParams["text.color"]
@@ -103,6 +149,7 @@ def _look(method: str, n_steps: int | None = None) -> dict[str, str]:
     }
 
 
+@of_metric
 def axis_curve(
     M: PatchedMetric, component: str, n_steps: int = 3, title: str = "", ax: Axes | None = None
 ) -> Axes:
@@ -121,6 +168,8 @@ def axis_curve(
     Raises:
         ValueError: There is no such component.
     """
+    _checks.steps("n_steps", n_steps)
+    _check_axes(ax)
     if component not in M.labels:
         raise ValueError(f"No component {component!r}; they are called {M.labels[0]} and so on.")
     c = M.labels.index(component)
@@ -203,9 +252,21 @@ def estimate_vs_truth(
         unit: Unit of the effects.
         ax: Where to draw; a new figure by default.
     """
+    _check_axes(ax)
+    truth = _finite("truth", truth)
+    arrays = _arrays("estimates", estimates)
+    for name, estimate in arrays.items():
+        _checks.one_of("each key of estimates", name, METHODS)
+        if len(estimate) != len(truth):
+            raise ValueError(
+                f"estimates[{name!r}] has {len(estimate)} numbers and truth {len(truth)}."
+            )
+    _checks.whole("name_worst", name_worst, 0)
+    if labels is not None:
+        _checks.instance("labels", labels, Sequence, "a list of labels, or None")
+        if len(labels) != len(truth):
+            raise ValueError(f"There are {len(labels)} labels and {len(truth)} true effects.")
     ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
-    truth = np.asarray(truth, dtype=float).ravel()
-    arrays = {name: np.asarray(e, dtype=float).ravel() for name, e in estimates.items()}
     both = np.concatenate([truth, *arrays.values()])
     pad = 0.06 * np.ptp(both)
     limits = (both.min() - pad, both.max() + pad)
@@ -257,12 +318,20 @@ def scaling(
         title: What the figure says.
         ax: Where to draw; a new figure by default.
     """
+    _check_axes(ax)
+    x = _finite("x", x)
+    if (x <= 0).any():
+        raise ValueError("x must be above 0, for the axis is logarithmic.")
+    curves = _arrays("curves", curves)
+    for label, y in curves.items():
+        if len(y) != len(x):
+            raise ValueError(f"curves[{label!r}] has {len(y)} numbers and x {len(x)}.")
+    slopes = _by_label("slopes", slopes, 2)
     ax = ax or plt.subplots()[1]
-    x = np.asarray(x, dtype=float)
     looks = [(colour, marker) for _, colour, marker, _ in METHODS.values()][1:]
     looks += [("#CC79A7", "v"), ("#E69F00", "P"), (_ink(), "o")]
+    _enough("curves", curves, looks)
     for (label, y), (colour, marker) in zip(curves.items(), looks, strict=False):
-        y = np.asarray(y, dtype=float)
         shown = y > 0
         ax.plot(x[shown], y[shown], color=colour, marker=marker, markersize=5, label=label)
         if slopes and label in slopes:
@@ -301,8 +370,20 @@ def steps(
         ylabel: Label with unit.
         ax: Where to draw; a new figure by default.
     """
+    _check_axes(ax)
+    _checks.instance("n_steps", n_steps, Iterable, "a list of numbers of steps")
+    n_steps = [_checks.whole("each of n_steps", k) for k in n_steps]
+    curves, references = _by_label("curves", curves, 3), _by_label("references", references)
+    for label, parts in curves.items():
+        for part in parts:
+            if not n_steps or np.shape(part) != (len(n_steps),):
+                raise ValueError(
+                    f"curves[{label!r}] must hold three lists of {len(n_steps)} numbers, one for "
+                    "each of n_steps, of which there must be some."
+                )
     ax = ax or plt.subplots()[1]
     looks = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "v")]
+    _enough("curves", curves, looks)
     for (label, (middle, low, high)), (colour, marker) in zip(curves.items(), looks, strict=False):
         ax.plot(n_steps, middle, color=colour, marker=marker, markersize=5, label=label)
         ax.fill_between(n_steps, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -348,11 +429,21 @@ def circuit(
     Raises:
         ValueError: No edge is on a path, or there are too many and no effects to choose by.
     """
+    _check_axes(ax)
+    _checks.instance("found", found, Circuit, "a Circuit")
+    _checks.whole("most", most)
+    if effects is not None:
+        effects = _finite("effects", effects)
+        if len(effects) != found.graph.n_edges:
+            raise ValueError(
+                f"effects must be one number for each of the {found.graph.n_edges} edges, not "
+                f"{len(effects)}."
+            )
     whole = found.pruned()
     if not len(whole):
         raise ValueError("No edge of this circuit lies on a path from the embedding to the logits.")
     numbers = sorted(whole.numbers)
-    size = np.ones(whole.graph.n_edges) if effects is None else np.abs(np.asarray(effects, float))
+    size = np.ones(whole.graph.n_edges) if effects is None else np.abs(effects)
     if len(numbers) > most:
         if effects is None:
             raise ValueError(
@@ -383,7 +474,7 @@ def circuit(
                 "mutation_scale": 9,
                 "shrinkA": 9,
                 "shrinkB": 9,
-                "linewidth": 0.8 + 2.6 * size[i] / largest,
+                "linewidth": 0.8 + 2.6 * (size[i] / largest if largest else 0.0),
                 "connectionstyle": f"arc3,rad={0.16 if places[writer][0] <= 0 else -0.16}",
                 **used[kind],
             },

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.models import explain_hub_error, require_on_hub
 
 __all__ = ["SAE", "load_sae"]
@@ -136,6 +137,9 @@ def load_sae(
         >>> sae = load_sae("google/gemma-scope-2-270m-pt", folder)
         >>> M = PatchedMetric(load_model("gemma-3-270m"), pair, SAEFeatures(sae))
     """
+    _checks.instance("where", where, str | Path, "a folder, or a repository on the hub")
+    _checks.instance("folder", folder, str | Path, "a folder within it, or empty")
+    _checks.instance("dtype", dtype, torch.dtype, "a type such as torch.float32")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be one of floating-point numbers, not {dtype}.")
     root = Path(where)

@@ -11,9 +11,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from numpy.typing import ArrayLike
+
+from hvp_utils import _checks
 
 __all__ = [
     "Auroc",
@@ -29,6 +31,10 @@ __all__ = [
     "top_k_overlap",
     "top_k_relative_error",
 ]
+
+
+#: Beyond so many resamples nothing changes but the time and memory that they take.
+MOST_RESAMPLES = 1_000_000
 
 
 class Interval(NamedTuple):
@@ -58,14 +64,16 @@ class PairedTest(NamedTuple):
 
 
 def _pair(estimate: ArrayLike, truth: ArrayLike, k: int | None = None) -> tuple[ndarray, ndarray]:
-    estimate, truth = np.asarray(estimate, dtype=float), np.asarray(truth, dtype=float)
+    estimate, truth = _checks.array("estimate", estimate), _checks.array("truth", truth)
     if estimate.shape != truth.shape or truth.ndim == 0:
         raise ValueError(
             f"Estimate and truth must have one shape, components last: {estimate.shape} and "
             f"{truth.shape} given."
         )
-    if k is not None and not 1 <= k <= truth.shape[-1]:
-        raise ValueError(f"k must be between 1 and {truth.shape[-1]} components, not {k}.")
+    if not truth.size:
+        raise ValueError("truth is empty: there are no effects to compare.")
+    if k is not None:
+        _checks.whole("k", k, 1, truth.shape[-1])
     if np.isnan(truth).any():
         raise ValueError("The true effects contain NaN.")
     return estimate, truth
@@ -140,6 +148,7 @@ def ndcg(
     estimate, truth = _pair(estimate, truth, k)
     if np.isnan(estimate).any():
         raise ValueError("The estimates contain NaN.")
+    _checks.one_of("gain", gain, ("magnitude", "membership"))
     gains = {"magnitude": np.abs(truth), "membership": np.zeros_like(truth)}[gain]
     if gain == "membership":
         np.put_along_axis(gains, _top(truth, k), 1.0, axis=-1)
@@ -172,7 +181,22 @@ def spearman(estimate: ArrayLike, truth: ArrayLike) -> float | Float[ndarray, " 
     return _rank_correlation(scipy.stats.spearmanr, estimate, truth)
 
 
+def drawn_prompts(prompts: ArrayLike, n: int) -> Int[ndarray, " k"]:
+    """Numbers of some of n prompts, some perhaps several times."""
+    drawn = _checks.array("prompts", prompts)
+    if drawn.ndim != 1 or not len(drawn) or not np.isin(drawn, np.arange(n)).all():
+        raise ValueError(
+            f"prompts must be a list of numbers from 0 to {n - 1}, not {_checks.shown(prompts)}."
+        )
+    return drawn.astype(int)
+
+
 def _resample(values: ndarray, n_resamples: int, seed: int, statistic: Callable) -> ndarray:
+    _checks.whole("n_resamples", n_resamples, 1, MOST_RESAMPLES)
+    _checks.seed(seed)
+    _checks.instance("statistic", statistic, Callable, "a function of the values")
+    if values.ndim != 1:
+        raise ValueError(f"values must be one number per prompt, not {_checks.shown(values)}.")
     if len(values) < 2:
         raise ValueError(f"A bootstrap over prompts needs at least 2 of them, not {len(values)}.")
     if np.isnan(values).any():
@@ -209,7 +233,8 @@ def bootstrap_ci(
     Source:
         Efron & Tibshirani (1993), chapter 13; as in Zhang & Wang (2026), section 4.1.
     """
-    values = np.asarray(values, dtype=float)
+    values = _checks.array("values", values)
+    level = _checks.number("level", level, above=0, below=1)
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(_resample(values, n_resamples, seed, statistic), tails)
     return Interval(float(statistic(values)), float(low), float(high))
@@ -220,7 +245,7 @@ def bootstrap_share(part: ArrayLike, whole: ArrayLike, **options: float) -> Inte
 
     ``options`` are those of ``bootstrap_ci``.
     """
-    part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
+    part, whole = _checks.array("part", part), _checks.array("whole", whole)
     if part.shape != whole.shape or part.ndim != 1:
         raise ValueError(
             f"part and whole must be one number per prompt: {part.shape} and {whole.shape} given."
@@ -254,8 +279,8 @@ class Auroc:
     """
 
     def __init__(self, score: ArrayLike, positive: ArrayLike, kept: ArrayLike | None = None):
-        score, positive = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool)
-        kept = np.ones_like(positive) if kept is None else np.asarray(kept, dtype=bool)
+        score, positive = _checks.array("score", score), _checks.array("positive", positive) > 0
+        kept = np.ones_like(positive) if kept is None else _checks.array("kept", kept) > 0
         if not score.shape == positive.shape == kept.shape or score.ndim != 2:
             raise ValueError(
                 "Score, positive and kept must have one shape [prompts, components]: "
@@ -278,7 +303,7 @@ class Auroc:
     def __call__(self, prompts: ArrayLike | None = None) -> float:
         """The area, of some prompts drawn with repeats if any are given."""
         n = len(self.wins)
-        prompts = np.arange(n) if prompts is None else np.asarray(prompts, dtype=int)
+        prompts = np.arange(n) if prompts is None else drawn_prompts(prompts, n)
         weight = np.bincount(prompts, minlength=n)
         pairs = (weight @ self.n_positive) * (weight @ self.n_negative)
         return float(weight @ self.wins @ weight / pairs) if pairs else float("nan")
@@ -308,7 +333,8 @@ def paired_bootstrap(
         level: Coverage of the interval.
         seed: Seed of the resampling.
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    a, b = _checks.array("a", a), _checks.array("b", b)
+    level = _checks.number("level", level, above=0, below=1)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"a and b must be one number per prompt: {a.shape} and {b.shape} given.")
     resampled = _resample(a - b, n_resamples, seed, np.mean)
@@ -333,7 +359,7 @@ def holm(p_values: ArrayLike) -> Float[ndarray, " tests"]:
     Source:
         Holm (1979).
     """
-    p = np.asarray(p_values, dtype=float)
+    p = _checks.array("p_values", p_values)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError("P-values must be numbers from 0 to 1, in one dimension.")
     order = p.argsort(kind="stable")

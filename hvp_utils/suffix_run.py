@@ -27,6 +27,8 @@ from torch.overrides import TorchFunctionMode
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Cache
 
+from hvp_utils.architectures import runs_whole_batches
+
 __all__ = ["Rows", "SuffixRun", "full_precision"]
 
 Patch = Callable[[Tensor], Tensor]
@@ -88,6 +90,7 @@ class SuffixRun:
         self.prefix: Cache | None = None
         self._bridge, self._model, self._points = bridge, bridge.original_model, bridge.hook_dict
         self._resid: dict[int, Float[Tensor, "prompt pos d_model"]] = {}
+        self._whole_batches = runs_whole_batches(self._model)
         if start_pos:
             with torch.no_grad(), self._precision():
                 out = self._model(tokens[:, :start_pos], use_cache=True, logits_to_keep=1)
@@ -152,6 +155,9 @@ class SuffixRun:
             rows = Rows(torch.arange(count) % self.n_prompts, self.n_prompts)
         # Rows that enter at a block bring their own stream: of the tokens only the length matters.
         tokens = self.suffix[:1] if entering else self.suffix
+        if entering and self._whole_batches:
+            entering = {min(entering): len(rows)}
+            tokens = rows.of(self.suffix)
         return self._run(tokens, patches, rows, entering)
 
     def until(

@@ -2,9 +2,10 @@
 
 A sweep is an ``xarray.Dataset`` with dimensions ``prompt`` and ``component`` and one variable per
 estimator, kept in a netCDF file whose attributes say where every number comes from. ``sweep``
-computes only what its store lacks, a batch of prompts of one shape at a time, and rewrites the file
-after each: killed and started again, it loses at most the batch in flight. Only one process at a
-time fills a file; others wait for it, and then find what they wanted.
+computes only what its store lacks, a batch of prompts of one shape at a time. Each batch is kept in
+a hidden folder beside the file and joins it at the end, or when the sweep is interrupted or, after
+it was killed, started again: at most the batch in flight is lost. Only one process at a time fills
+a file; others wait for it, and then find what they wanted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import xarray as xr
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
+from hvp_utils import _checks
 from hvp_utils.backward_rules import rules_are_active
 from hvp_utils.curvature import row_norms, spectrum
 from hvp_utils.estimators import ESTIMATORS, find_estimator
@@ -33,7 +35,7 @@ from hvp_utils.estimators.names import Named, find
 from hvp_utils.models import as_bridge, load_model, model_origin
 from hvp_utils.patched_metric import AxisDerivatives, Direction, PatchedMetric
 from hvp_utils.reliability import hessian_lipschitz
-from hvp_utils.store import only_writer, read, set_aside, write
+from hvp_utils.store import add_part, drop_parts, only_writer, parts, read, set_aside, write
 from hvp_utils.tasks import PromptPair, make_prompts
 
 __all__ = ["provenance", "sweep"]
@@ -101,7 +103,7 @@ def sweep(
     Raises:
         ValueError: Unknown names, or prompts whose components do not line up.
     """
-    estimators = list(dict.fromkeys(estimators))
+    estimators = list(dict.fromkeys(_checks.texts("estimators", estimators)))
     functions = {name: find(name, SWEPT) for name in estimators}
     if top is not None and "activation_patching" not in functions:
         raise ValueError('top needs "activation_patching" among the estimators, to rank by.')
@@ -112,10 +114,15 @@ def sweep(
             "A sweep has the same components for every prompt and file, so they must be a kind by "
             f'name, such as "heads", not {components}. For others use PatchedMetric.'
         )
-    if n_prompts < 1:
-        raise ValueError(f"n_prompts must be at least 1, not {n_prompts}.")
-    if prompts_per_batch < 1:
-        raise ValueError(f"prompts_per_batch must be at least 1, not {prompts_per_batch}.")
+    _checks.whole("n_prompts", n_prompts)
+    _checks.whole("prompts_per_batch", prompts_per_batch)
+    _checks.seed(seed)
+    if top is not None:
+        _checks.whole("top", top)
+    _checks.one_of("direction", direction, get_args(Direction))
+    if not (isinstance(task, str) or hasattr(task, "__name__")):
+        raise TypeError(f"task must be a name or a named function, not {_checks.shown(task)}.")
+    _require_folder(store)
     bridge = None if isinstance(model, str) else as_bridge(model)
     identity = {
         "format": _FORMAT,
@@ -132,14 +139,24 @@ def sweep(
     path = None if store is None else Path(store) / _file_name(identity)
     done = read(path, identity)
     if _lacking(done, estimators, n_prompts):
-        bridge = bridge or load_model(model, device=device, dtype=dtype)
         with only_writer(path):
-            done = read(path, identity)  # somebody else may have filled it meanwhile
+            done = _with_parts(path, identity)  # somebody else may have filled it meanwhile
             if _lacking(done, estimators, n_prompts):
+                bridge = bridge or load_model(model, device=device, dtype=dtype)
                 done = _compute(
                     done, bridge, task, functions, n_prompts, identity, path, prompts_per_batch
                 )
     return _without_gaps(done, n_prompts)
+
+
+def _require_folder(store: str | Path | None) -> None:
+    """Complain of a store that can be no folder, before anything is computed."""
+    if store is None:
+        return
+    _checks.instance("store", store, str | Path, "a folder, or None")
+    for place in (Path(store), *Path(store).parents):
+        if place.is_file():
+            raise NotADirectoryError(f"store must be a folder, but {place} is a file.")
 
 
 def _without_gaps(done: xr.Dataset, n_prompts: int) -> xr.Dataset:
@@ -152,6 +169,24 @@ def _lacking(done: xr.Dataset | None, estimators: Sequence[str], n_prompts: int)
         return True
     head = done.isel(prompt=slice(n_prompts))
     return not all(_has(head, name) for name in estimators)
+
+
+def _with_parts(path: Path | None, identity: Mapping[str, Any]) -> xr.Dataset | None:
+    """What a store holds, after the batches that a killed sweep left have joined it."""
+    done, left = read(path, identity), parts(path, identity)
+    if path is None or not left:
+        return done
+    prompts = _by_number(done)
+    for part in left:  # A prompt in a part is whole: it holds what the file has of it too.
+        prompts |= _by_number(part)
+    done = _join(prompts, left[-1].attrs)
+    write(done, path)
+    drop_parts(path)
+    return done
+
+
+def _by_number(done: xr.Dataset | None) -> dict[int, xr.Dataset]:
+    return {n: done.isel(prompt=[i]) for i, n in enumerate(_numbers(done))} if done else {}
 
 
 def _numbers(done: xr.Dataset | None) -> list[int]:
@@ -184,7 +219,7 @@ def _compute(
         tuple("".join(tokens.str_tokens(which)) for which in ("clean", "corrupted"))
         for tokens in resolved
     ]
-    prompts = {n: done.isel(prompt=[i]) for i, n in enumerate(_numbers(done))}
+    prompts = _by_number(done)
     for n, old in prompts.items():
         if n < n_prompts:
             stored = (old.clean.item(), old.corrupted.item(), old.answer.item())
@@ -206,9 +241,11 @@ def _compute(
     ]
     chunks.sort(key=lambda chunk: chunk[1][0])
     bar = tqdm(total=n_prompts, desc=f"{identity['model']}, {identity['task']}", unit="prompt")
-    with bar:
-        bar.update(n_prompts - sum(len(members) for _, members in chunks))
-        for missing, members in chunks:
+    bar.update(n_prompts - sum(len(members) for _, members in chunks))
+    about = provenance(bridge) | identity
+    computed = False
+    try:
+        for number, (missing, members) in enumerate(chunks):
             found = _batch(
                 bridge,
                 [pairs[n] for n in members],
@@ -216,12 +253,24 @@ def _compute(
                 identity,
                 [texts[n] for n in members],
             )
-            for n, new in zip(members, found, strict=True):
-                prompts[n] = _merged(prompts.get(n, xr.Dataset()), new)
+            new = {
+                n: _merged(prompts.get(n, xr.Dataset()), one)
+                for n, one in zip(members, found, strict=True)
+            }
+            _require_one_kind([*list(prompts.values())[:1], *new.values()])
+            prompts |= new
+            computed = True
+            if path is not None:
+                add_part(_join(new, about), path, number)
+            bar.update(len(members))
+    finally:  # also when it is interrupted
+        bar.close()
+        if computed:
             done = _join(prompts, provenance(bridge) | identity)
             if path is not None:
                 write(done, path)
-            bar.update(len(members))
+                drop_parts(path)
+    assert done is not None  # something was lacking, so something was computed
     return done
 
 
@@ -330,16 +379,9 @@ class _Remembered:
 
 def _join(prompts: Mapping[int, xr.Dataset], attributes: Mapping[str, Any]) -> xr.Dataset:
     numbers = sorted(prompts)
-    prompts = [prompts[n].drop_vars("prompt", errors="ignore") for n in numbers]
-    labels = [tuple(prompt.label.values) for prompt in prompts]
-    if len(set(labels)) > 1:
-        raise ValueError(
-            "The prompts of a sweep must have the same components, but these have "
-            f"{len(labels[0])} and {len(labels[-1])}: residual-stream positions only line up for "
-            "prompts of one length. Sweep prompts of one template, or use another component kind."
-        )
+    _require_one_kind([prompts[n] for n in numbers])
     joined = xr.concat(
-        [prompt.drop_attrs() for prompt in prompts],
+        [prompts[n].drop_vars("prompt", errors="ignore").drop_attrs() for n in numbers],
         dim="prompt",
         data_vars="all",
         coords="minimal",
@@ -348,6 +390,16 @@ def _join(prompts: Mapping[int, xr.Dataset], attributes: Mapping[str, Any]) -> x
     if numbers != [*range(len(numbers))]:  # there are gaps, which later batches fill
         joined = joined.assign_coords(prompt=numbers)
     return joined.assign_attrs(attributes)
+
+
+def _require_one_kind(prompts: Sequence[xr.Dataset]) -> None:
+    labels = [tuple(prompt.label.values) for prompt in prompts]
+    if len(set(labels)) > 1:
+        raise ValueError(
+            "The prompts of a sweep must have the same components, but these have "
+            f"{len(labels[0])} and {len(labels[-1])}: residual-stream positions only line up for "
+            "prompts of one length. Sweep prompts of one template, or use another component kind."
+        )
 
 
 def _file_name(identity: Mapping[str, Any]) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hvp_utils import _checks
 from hvp_utils.curvature import require_one_metric
 from hvp_utils.estimators import activation_patching
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.plans import ModelSizes, pass_flops
 from hvp_utils.reliability import row_screen
 
@@ -24,6 +25,7 @@ FEW = 100
 MANY = 10_000
 
 
+@of_metric
 def top_effects(
     M: PatchedMetric, k: int = 5, n_patched: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
@@ -64,6 +66,7 @@ def top_effects(
     _require_between(1, k, M.n, "k")
     if n_patched is not None:
         _require_between(0, n_patched, M.n, "n_patched")
+    _checks.seed(seed)
     prices = _prices(M)
     wanted = (3 if M.n > MANY else 2) * k if n_patched is None else n_patched
     screening = prices["gradient"] + 2 * prices["gradient_row"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +18,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.components import EdgeGraph, edge_graph
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
 __all__ = ["Circuit", "importance"]
 
 
+@of_metric
 def importance(M: PatchedMetric, effects: Float[Tensor, "... n"]) -> Float[Tensor, "... n"]:
     """Effects as what a component does for the clean behaviour: positive where it supports it.
 
     In the denoising direction that is what patching it gains, in the noising direction what
     patching it loses.
     """
+    effects = _checks.tensor("effects", effects)
     return effects if M.direction == "denoising" else -effects
 
 
@@ -54,7 +57,11 @@ class Circuit:
     numbers: frozenset[int]
 
     def __post_init__(self) -> None:
-        outside = [i for i in self.numbers if not 0 <= i < self.graph.n_edges]
+        _checks.instance("graph", self.graph, EdgeGraph, "an EdgeGraph")
+        _checks.instance("numbers", self.numbers, Set, "a set of numbers of edges")
+        for i in self.numbers:
+            _checks.whole("each of numbers", i, 0)
+        outside = [i for i in self.numbers if i >= self.graph.n_edges]
         if outside:
             raise ValueError(
                 f"There is no edge {outside[0]}: the graph has {self.graph.n_edges} edges, "
@@ -70,9 +77,12 @@ class Circuit:
         Raises:
             ValueError: A label that no edge has.
         """
-        labels = [labels] if isinstance(labels, str) else list(labels)
+        _checks.instance("graph", graph, EdgeGraph, "an EdgeGraph")
+        labels = [labels] if isinstance(labels, str) else labels
+        _checks.instance("labels", labels, Iterable, "labels of edges")
+        labels = list(labels)
         for label in labels:
-            if label not in graph.numbers:
+            if not isinstance(label, str) or label not in graph.numbers:
                 raise ValueError(
                     f"No edge is called {label!r}. They are called {graph.labels[0]!r}, "
                     f"{graph.labels[-1]!r} and so on."
@@ -82,7 +92,8 @@ class Circuit:
     @classmethod
     def from_mask(cls, graph: EdgeGraph, mask: Bool[Tensor, " n"]) -> Circuit:
         """The circuit of the edges at which a mask is true."""
-        mask = torch.as_tensor(mask).cpu()
+        _checks.instance("graph", graph, EdgeGraph, "an EdgeGraph")
+        mask = _checks.tensor("mask", mask, truth_values=True, as_it_is=True).cpu()
         if mask.shape != (graph.n_edges,) or mask.dtype != torch.bool:
             raise ValueError(
                 f"A mask of {graph.n_edges} truth values was expected, one per edge, not "
@@ -114,6 +125,7 @@ class Circuit:
         cls, M: PatchedMetric, effects: Float[Tensor, " n"], threshold: float, signed: bool = True
     ) -> Circuit:
         """The edges with effects above a threshold; arguments as of ``top``."""
+        threshold = _checks.number("threshold", threshold, infinite=True)
         return cls.from_mask(graph_of(M), _scores(M, effects, signed) > threshold)
 
     @classmethod
@@ -151,7 +163,10 @@ class Circuit:
     @classmethod
     def random(cls, graph: EdgeGraph, n: int, seed: int = 0) -> Circuit:
         """N edges drawn at random."""
-        order = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(seed))
+        _checks.instance("graph", graph, EdgeGraph, "an EdgeGraph")
+        _checks.whole("n", n, 0, graph.n_edges)
+        generator = torch.Generator().manual_seed(_checks.seed(seed))
+        order = torch.randperm(graph.n_edges, generator=generator)
         return cls(graph, frozenset(order[:n].tolist()))
 
     # --- what is in it --------------------------------------------------------------------------
@@ -250,7 +265,12 @@ class Circuit:
         Raises:
             ValueError: The text is not that of a circuit.
         """
+        _checks.instance("source", source, str | Path, "the JSON of a circuit, or its path")
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        if not (is_text or Path(source).is_file()):
+            raise FileNotFoundError(
+                f"source is neither the JSON of a circuit nor a file: {_checks.shown(source)}."
+            )
         text = source if is_text else Path(source).read_text(encoding="utf-8")
         try:
             record = json.loads(text)
@@ -268,6 +288,7 @@ def graph_of(M: PatchedMetric) -> EdgeGraph:
     Raises:
         ValueError: M is over something else.
     """
+    _checks.instance("M", M, PatchedMetric, "a PatchedMetric")
     if M.components != "edges":
         raise ValueError(
             f"Circuits are made of edges, but this is M over {M.components!r}. "
@@ -277,7 +298,7 @@ def graph_of(M: PatchedMetric) -> EdgeGraph:
 
 
 def _scores(M: PatchedMetric, effects: Tensor, signed: bool) -> Float[Tensor, " n"]:
-    effects = torch.as_tensor(effects).detach().cpu()
+    effects = _checks.tensor("effects", effects).detach().cpu()
     if effects.shape != (M.n,):
         raise ValueError(
             f"One effect for each of the {M.n} edges was expected, not {tuple(effects.shape)}."
@@ -289,6 +310,6 @@ def _scores(M: PatchedMetric, effects: Tensor, signed: bool) -> Float[Tensor, " 
 
 
 def _checked(n: int, M: PatchedMetric) -> int:
-    if not isinstance(n, int) or not 0 <= n <= M.n:
+    if type(n) is not int or not 0 <= n <= M.n:
         raise ValueError(f"A circuit has between 0 and {M.n} edges, not {n!r}.")
     return n

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils import _checks
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.stats import Auroc
 
-from .circuit import Circuit, _scores
+from .circuit import Circuit, _scores, graph_of
 
 __all__ = ["Overlap", "auroc", "overlap"]
 
@@ -34,6 +35,8 @@ def overlap(found: Circuit, known: Circuit) -> Overlap:
 
     High overlap is not faithfulness: one edge that is missing may break all others.
     """
+    _checks.instance("found", found, Circuit, "a Circuit")
+    _checks.instance("known", known, Circuit, "a Circuit")
     both = len(found & known)
 
     def share(n: int) -> float:
@@ -42,6 +45,7 @@ def overlap(found: Circuit, known: Circuit) -> Overlap:
     return Overlap(share(len(found)), share(len(known)), share(len(found | known)))
 
 
+@of_metric
 def auroc(
     M: PatchedMetric, effects: Float[Tensor, " n"], known: Circuit, signed: bool = False
 ) -> float:
@@ -53,5 +57,8 @@ def auroc(
         known: The circuit. NaN if it is empty or holds every edge.
         signed: Whether edges are scored by what they do for the clean behaviour or by magnitude.
     """
+    _checks.instance("known", known, Circuit, "a Circuit")
     score = _scores(M, effects, signed)
+    if known.graph != graph_of(M):
+        raise ValueError("known is a circuit of another graph than M's edges.")
     return Auroc(score[None].numpy(), known.mask()[None].numpy())()

@@ -6,7 +6,7 @@ and m(no edge) that of the corrupted one. Faithfulness is where m(C) lies betwee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy import ndarray
 from scipy.integrate import trapezoid
 from torch import Tensor
 
-from hvp_utils.patched_metric import PatchedMetric
-from hvp_utils.stats import Interval, bootstrap_ci
+from hvp_utils import _checks
+from hvp_utils.patched_metric import PatchedMetric, of_metric
+from hvp_utils.stats import Interval, bootstrap_ci, drawn_prompts
 
 from .circuit import Circuit
 
@@ -50,7 +51,7 @@ class Kept:
         Args:
             prompts: Numbers of prompts, some of them perhaps several times; all by default.
         """
-        chosen = slice(None) if prompts is None else np.asarray(prompts, dtype=int)
+        chosen = slice(None) if prompts is None else drawn_prompts(prompts, len(self.values))
         full, empty = self.full[chosen].mean(), self.empty[chosen].mean()
         return (self.values[chosen].mean(0) - empty) / (full - empty)
 
@@ -107,6 +108,7 @@ class Curve:
         return self.kept.interval(area, **options)
 
 
+@of_metric
 def faithfulness(
     M: PatchedMetric, circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "circuit n"]
 ) -> Kept:
@@ -155,6 +157,7 @@ def faithfulness(
     return Kept(values[:, place].numpy(), full.numpy(), empty.numpy())
 
 
+@of_metric
 def curve(
     M: PatchedMetric,
     effects: Float[Tensor, " n"],
@@ -173,12 +176,26 @@ def curve(
         cut: How a circuit is made from effects: ``Circuit.top`` as MIB does by default, or
             ``Circuit.greedy``.
     """
-    circuits = tuple(cut(M, effects, int(share * M.n), signed) for share in fractions)
-    return Curve(tuple(fractions), circuits, faithfulness(M, circuits))
+    _checks.instance("fractions", fractions, Iterable, "a list of shares from 0 to 1")
+    fractions = [_checks.number("each of fractions", f, least=0, most=1) for f in fractions]
+    if not fractions:
+        raise ValueError("fractions is empty: give at least one share of the edges.")
+    _checks.instance("cut", cut, Callable, "a function such as Circuit.top")
+    circuits = []
+    for share in fractions:
+        try:
+            circuits.append(cut(M, effects, int(share * M.n), signed))
+        except TypeError as error:
+            raise TypeError(
+                "cut must take (M, effects, n_edges, signed) and give a Circuit, as Circuit.top "
+                f"does, but {_checks.shown(cut)} raised: {error}"
+            ) from error
+    return Curve(tuple(fractions), tuple(circuits), faithfulness(M, circuits))
 
 
+@of_metric
 def cpr(M: PatchedMetric, effects: Float[Tensor, " n"], **options: float) -> Interval:
-    """Circuit performance recovery: the area under the faithfulness curve.
+    """Circuit performance ratio: the area under the faithfulness curve.
 
     Edges are ranked by sign, since the question is how much of the behaviour few edges bring back.
     More is better, and above 1 is more than the whole model.
@@ -195,6 +212,7 @@ def cpr(M: PatchedMetric, effects: Float[Tensor, " n"], **options: float) -> Int
     return curve(M, effects, signed=True).cpr(**options)
 
 
+@of_metric
 def cmd(M: PatchedMetric, effects: Float[Tensor, " n"], **options: float) -> Interval:
     """Circuit-model distance: the area between the faithfulness curve and 1.
 
@@ -210,6 +228,7 @@ def _masks(
     if isinstance(circuits, Circuit):
         circuits = [circuits]
     if not isinstance(circuits, Tensor):
+        _checks.instance("circuits", circuits, Iterable, "circuits or masks")
         circuits = list(circuits)
         if not circuits:
             raise ValueError("There is no circuit to run.")
@@ -218,7 +237,12 @@ def _masks(
                 raise TypeError(
                     f"Circuits, or a tensor of masks, were expected, not {type(circuit).__name__}."
                 )
-        circuits = torch.stack([circuit.mask() for circuit in circuits])
+        masks = [circuit.mask() for circuit in circuits]
+        if len({len(mask) for mask in masks}) > 1:
+            raise ValueError("circuits are of models of different shapes.")
+        circuits = torch.stack(masks)
+        if circuits.shape[1:] != (M.n,):
+            raise ValueError(f"These circuits have {circuits.shape[1]} edges, and M has {M.n}.")
     mask = circuits.cpu()
     if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape[1] != M.n:
         raise ValueError(

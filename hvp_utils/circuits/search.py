@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
+from hvp_utils import _checks
 from hvp_utils.estimators import attribution_patching
 from hvp_utils.models import as_bridge
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.tasks import PromptPair
 
 from .circuit import Circuit, graph_of
@@ -48,6 +49,7 @@ class Found(NamedTuple):
     finished: bool
 
 
+@of_metric
 def acdc(M: PatchedMetric, threshold: float, together: int = 1) -> Found:
     """Automated circuit discovery: take away edge after edge, from the logits backwards.
 
@@ -68,10 +70,8 @@ def acdc(M: PatchedMetric, threshold: float, together: int = 1) -> Found:
         Conmy et al. (2023).
     """
     _require_noising(M)
-    if not threshold >= 0:
-        raise ValueError(f"threshold must be 0 or more, not {threshold!r}.")
-    if not isinstance(together, int) or together < 1:
-        raise ValueError(f"together must be a whole number of at least 1, not {together!r}.")
+    threshold = _checks.number("threshold", threshold, least=0, infinite=True)
+    _checks.whole("together", together)
     alpha = torch.zeros(M.n)
     value = float(M(alpha))
 
@@ -93,6 +93,7 @@ def acdc(M: PatchedMetric, threshold: float, together: int = 1) -> Found:
     return Found(Circuit.from_mask(graph_of(M), alpha == 0), value, finished)
 
 
+@of_metric
 def edge_pruning(
     M: PatchedMetric,
     n_edges: int,
@@ -128,13 +129,16 @@ def edge_pruning(
     graph = graph_of(M)
     chosen = torch.arange(M.n)
     if candidates is not None:
+        _checks.instance("candidates", candidates, Circuit, "a Circuit, or None for all edges")
+        if candidates.graph != graph:
+            raise ValueError("candidates is a circuit of another graph than M's edges.")
         chosen = chosen[candidates.mask()]
     n = len(chosen)
-    if not 0 < n_edges <= n:
+    if type(n_edges) is not int or not 0 < n_edges <= n:
         raise ValueError(f"n_edges must be between 1 and the {n} candidates, not {n_edges!r}.")
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, not {n_steps!r}.")
-    generator = torch.Generator().manual_seed(seed)
+    _checks.whole("n_steps", n_steps)
+    learning_rate = _checks.number("learning_rate", learning_rate, above=0)
+    generator = torch.Generator().manual_seed(_checks.seed(seed))
     log_alpha = torch.full((n,), 3.0, requires_grad=True)  # nearly all are kept at first
     multipliers = torch.zeros(2, requires_grad=True)
     ascent = torch.optim.Adam([multipliers], lr=learning_rate, maximize=True)
@@ -162,6 +166,7 @@ def edge_pruning(
     return Found(circuit, float(M(1.0 - circuit.mask().float())), finished)
 
 
+@of_metric
 def hap(
     M: PatchedMetric,
     n_edges: int,
@@ -204,7 +209,10 @@ def with_kl(
         pairs: The prompts.
     """
     bridge, found = as_bridge(model), []
+    pairs = [pairs] if isinstance(pairs, PromptPair) else pairs
+    _checks.instance("pairs", pairs, Iterable, "a list of PromptPair")
     for pair in pairs:
+        _checks.instance("each of pairs", pair, PromptPair, "a PromptPair")
         with torch.no_grad():
             logits = bridge(pair.resolve(bridge).clean[None], return_type="logits")[0, -1]
         found.append(replace(pair, metric=_MinusKL(logits.log_softmax(-1))))

@@ -30,8 +30,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
+from hvp_utils import _checks
+from hvp_utils.architectures import require_edges
 from hvp_utils.models import as_bridge
-from hvp_utils.suffix_run import Patch, Rows, full_precision
+from hvp_utils.suffix_run import Patch, Rows, SuffixRun, full_precision
 
 from .patches import Patches
 
@@ -122,6 +124,8 @@ def edge_graph(n_layers: int, n_heads: int, parallel: bool = False) -> EdgeGraph
         parallel: Whether attention and MLP of a block read the same stream (GPT-NeoX), so that no
             edge leads from one to the other.
     """
+    n_layers, n_heads = _checks.whole("n_layers", n_layers), _checks.whole("n_heads", n_heads)
+    _checks.instance("parallel", parallel, bool, "True or False")
     writers, readers, n = [Writers("blocks.0.hook_in", 0, ("embed",))], [], 1
     for layer in range(n_layers):
         block, heads = f"blocks.{layer}", tuple(f"L{layer}H{h}" for h in range(n_heads))
@@ -525,13 +529,16 @@ def edge_model(model: TransformerBridge) -> TransformerBridge:
     Raises:
         NotImplementedError: An architecture whose heads cannot be told apart in this way.
     """
+    _checks.model(model)
     if model in _COPIES.values() or model.cfg.use_split_qkv_input:
         return model
     if model not in _COPIES:
+        require_edges(model)
         copied = as_bridge(_ungrouped(model), getattr(model, "tokenizer", None))
         copied.set_use_split_qkv_input(True)
         copied.set_use_attn_result(True)
         copied.set_use_hook_mlp_in(True)
+        _require_readers(copied)
         _COPIES[model] = copied
     return _COPIES[model]
 
@@ -551,13 +558,18 @@ def _ungrouped(model: TransformerBridge) -> nn.Module:
         text.num_key_value_heads = n_heads
     with init_empty_weights(include_buffers=False):
         new = type(original)(config)
+    there = {name: weight.shape for name, weight in new.state_dict().items()}
     weights = {}
     # The bridge has put its own modules in the places of the model's.
     for name, weight in original.state_dict().items():
         name = name.replace("._original_component", "")
-        if shared != n_heads and (".k_proj." in name or ".v_proj." in name):
-            weight = weight.unflatten(0, (shared, -1)).repeat_interleave(n_heads // shared, 0)
-            weight = weight.flatten(0, 1)
+        if name in there and weight.shape != there[name]:
+            weight = _repeated(weight, n_heads, shared, fused=".qkv_proj." in name)
+        if name in there and weight.shape != there[name]:
+            raise NotImplementedError(
+                f"Edges of {type(original).__name__} are not supported: the keys and values that "
+                f"its query heads share cannot be repeated for each of them in {name}."
+            )
         weights[name] = weight
     missing = new.load_state_dict(weights, strict=False, assign=True).missing_keys
     if missing:
@@ -574,6 +586,23 @@ def _ungrouped(model: TransformerBridge) -> nn.Module:
     return new.eval()
 
 
+def _repeated(weight: Tensor, n_heads: int, shared: int, fused: bool) -> Tensor:
+    """Rows of shared keys and values (their weights, biases, norms), once for each query head.
+
+    Args:
+        weight: The rows, head by head.
+        n_heads: Query heads.
+        shared: Heads of keys and values.
+        fused: Whether rows of queries come first, then those of keys, then those of values.
+    """
+    times = n_heads // shared
+    if not fused:
+        return weight.unflatten(0, (shared, -1)).repeat_interleave(times, 0).flatten(0, 1)
+    heads = weight.unflatten(0, (n_heads + 2 * shared, -1))
+    queries, others = heads[:n_heads], heads[n_heads:].repeat_interleave(times, 0)
+    return torch.cat([queries, others]).flatten(0, 1)
+
+
 class _LayerNorm(nn.LayerNorm):
     """In plain operations: third derivatives of the fused one hold mean and scale constant."""
 
@@ -581,6 +610,30 @@ class _LayerNorm(nn.LayerNorm):
         x = x - x.mean(-1, keepdim=True)
         x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
         return x if self.bias is None else x + self.bias
+
+
+def _require_readers(bridge: TransformerBridge) -> None:
+    """Raise NotImplementedError unless every reader computes from what its hook returns."""
+    leaves: dict[str, Tensor] = {}
+
+    def leaf(hook: str) -> Patch:
+        def add(x: Tensor) -> Tensor:
+            leaves[hook] = torch.zeros_like(x, requires_grad=True)
+            return x + leaves[hook]
+
+        return add
+
+    model, hooks = bridge.original_model, [group.hook for group in _graph_of(bridge).readers]
+    token = torch.zeros(1, 1, dtype=torch.long, device=bridge.cfg.device)
+    logits = SuffixRun(bridge, token, 0).logits({hook: leaf(hook) for hook in hooks}, {})
+    found = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
+    read = {hook for hook, gradient in zip(leaves, found, strict=True) if gradient is not None}
+    if unread := [hook for hook in hooks if hook not in read]:
+        raise NotImplementedError(
+            f"Edges of {type(model).__name__} ({model.config.model_type}) are not supported: what "
+            f"TransformerLens shows at {unread[0]} is not what that reader computes from. Use "
+            'nodes, such as "heads" and "mlp_out".'
+        )
 
 
 def _graph_of(bridge: TransformerBridge) -> EdgeGraph:

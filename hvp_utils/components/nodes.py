@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from hvp_utils import _checks
+from hvp_utils.architectures import require_node_kind
 from hvp_utils.suffix_run import Patch, Rows
 
 from .patches import Patches
@@ -161,7 +163,12 @@ def find_sites(
 
     Raises:
         ValueError: Unknown kind, or more neurons asked for than a layer has.
+        NotImplementedError: Nodes that this architecture does not have one by one.
     """
+    _checks.model(bridge, "bridge")
+    _checks.instance("components", components, str, "a kind of node by name")
+    _checks.instance("positions", positions, range, "a range of positions")
+    _checks.seed(seed)
     kind, _, count = components.partition(":")
     if kind not in NODE_KINDS:
         raise ValueError(
@@ -175,6 +182,7 @@ def find_sites(
             f"{components!r}: the number of neurons per layer must be between 1 and "
             f"{bridge.cfg.d_mlp}, the width of this model's MLPs."
         )
+    require_node_kind(bridge, kind)
     generator = torch.Generator().manual_seed(seed)
     known = bridge.hook_dict  # made anew each time it is asked for
     sites = []

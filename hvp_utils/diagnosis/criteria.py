@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from hvp_utils import _checks
 
 __all__ = [
     "AMPLIFIED",
@@ -64,10 +67,15 @@ def is_saturation(error: float, pattern_part: float, saturated_share: float) -> 
 
     Args:
         error: E, the true effect less the estimate.
-        pattern_part: The part of E that scores and softmax of attention account for.
+        pattern_part: The part of E that scores and softmax of attention explain; NaN if unknown.
         saturated_share: The share of what the patterns contribute that comes from rows which are
             ``SATURATED`` in the base run and ``CHANGED`` by the patch.
     """
+    if isinstance(pattern_part, float) and math.isnan(pattern_part):
+        return False
+    error = _checks.number("error", error)
+    pattern_part = _checks.number("pattern_part", pattern_part)
+    saturated_share = _checks.number("saturated_share", saturated_share, least=0)
     explained = pattern_part / error if error else 0.0
     return explained >= MAIN_PART and saturated_share >= MAIN_PART
 
@@ -78,6 +86,8 @@ def is_cancellation(direct: float, indirect: float, error: float) -> bool:
     They have opposite signs, ``|direct| + |indirect|`` is at least ``AMPLIFIED`` times the total,
     and against the sizes of the parts the error would not count as ``MISJUDGED``.
     """
+    direct, indirect = _checks.number("direct", direct), _checks.number("indirect", indirect)
+    error = _checks.number("error", error)
     sizes = abs(direct) + abs(indirect)
     amplified = sizes >= AMPLIFIED * abs(direct + indirect)
     return direct * indirect < 0 and amplified and abs(error) <= MISJUDGED * sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 
 import scipy.special
 import torch
@@ -10,13 +11,14 @@ import torch.autograd.forward_ad as fwAD
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.axes import derivative
 from hvp_utils.backward_rules import NONLINEARITIES, linearised
 from hvp_utils.components import NODE_KINDS
 from hvp_utils.estimators import atp_star, ms_hvp
 from hvp_utils.estimators.common import along_path
 from hvp_utils.estimators.integrals import quadrature
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.prompt_batch import PromptBatch
 
 from .criteria import CHANGED, N_CURVATURES, N_SLOPES, SATURATED, Diagnosis, Reader
@@ -24,6 +26,7 @@ from .criteria import CHANGED, N_CURVATURES, N_SLOPES, SATURATED, Diagnosis, Rea
 __all__ = ["diagnose", "diagnose_each"]
 
 
+@of_metric
 def diagnose(M: PatchedMetric, component: str | int, grad_drop: bool = True) -> Diagnosis:
     """Which failure makes attribution patching misjudge a component, and the evidence.
 
@@ -45,6 +48,7 @@ def diagnose(M: PatchedMetric, component: str | int, grad_drop: bool = True) -> 
     return diagnose_each(M, [component], grad_drop)[0]
 
 
+@of_metric
 def diagnose_each(
     M: PatchedMetric,
     components: Iterable[str | int],
@@ -60,6 +64,7 @@ def diagnose_each(
         symptoms_only: Leave out ``parts`` and ``ms_hvp``, which take most of the time. The parts
             are NaN then, and saturation is never found.
     """
+    _checks.instance("components", components, Iterable, "a list of labels or numbers")
     which = _checked(M, list(components))
     points, weights = quadrature(N_SLOPES, "gausslegendre")
     start = M.along_axes(0.0, 2, which)
@@ -115,6 +120,7 @@ def _checked(M: PatchedMetric, components: list[str | int]) -> Int[Tensor, " m"]
     for c in components:
         if isinstance(c, str):
             c = M.index([c]).item()
+        _checks.instance("component", c, int | Integral | Tensor, "a label or a number")
         if not 0 <= int(c) < M.n:
             raise ValueError(f"There is no component {c}: there are {M.n}, counted from 0.")
         which.append(int(c))

@@ -8,23 +8,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
 
 Components = Int[Tensor, "*prompt m"] | None
-
-
-def require_whole(n_steps: int) -> int:
-    """A number of steps, checked."""
-    if not isinstance(n_steps, int) or n_steps < 1:
-        raise ValueError(f"n_steps must be a whole number of at least 1, not {n_steps!r}.")
-    return n_steps
 
 
 def along_path(
     M: PatchedMetric, t: Float[Tensor, " k"], order: Literal[1, 2], components: Components
 ) -> AxisDerivatives:
     """Derivatives of every component's g_c at the same points: each field is ``[k, ..., m]``."""
-    which = torch.arange(M.n) if components is None else torch.as_tensor(components)
+    which = torch.arange(M.n)
+    if components is not None:
+        which = _checks.indices("components", components, M.n)
     k, m = len(t), which.shape[-1]
     if not k:
         nothing = torch.zeros(0, *M.prompt_dims, m).to(M.delta_norm)
@@ -37,7 +33,12 @@ def only(values: Float[Tensor, "*prompt n"], components: Components) -> Float[Te
     """The values of some components; all by default."""
     if components is None:
         return values
-    components = torch.as_tensor(components, device=values.device)
+    components = _checks.indices("components", components, values.shape[-1]).to(values.device)
     if components.ndim == 1:
         return values[..., components]
+    if components.ndim != values.ndim or len(components) != len(values):
+        raise ValueError(
+            f"components must be a list of numbers, or one for each prompt of M.each, not of shape "
+            f"{tuple(components.shape)}."
+        )
     return values.gather(-1, components)  # each prompt has its own

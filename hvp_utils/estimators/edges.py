@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils import _checks
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import Rows
 
-from .common import Components, only, require_whole
+from .common import Components, only
 from .integrals import Quadrature, quadrature
 
 _EMBEDDING = "blocks.0.hook_in"
 
 
+@of_metric
 def eap_ig(
     M: PatchedMetric,
     n_steps: int = 5,
@@ -67,6 +69,7 @@ def eap_ig(
     return only(M.of_prompts(of_batch), components)
 
 
+@of_metric
 def eap_gp(
     M: PatchedMetric, n_steps: int = 5, components: Components = None
 ) -> Float[Tensor, "*prompt m"]:
@@ -89,7 +92,7 @@ def eap_gp(
         ValueError: Components that are no edges, or a number of steps that is none.
     """
     _require_edges(M)
-    require_whole(n_steps)
+    _checks.steps("n_steps", n_steps)
 
     def of_batch(batch: PromptBatch, rows: Rows) -> Float[Tensor, "rows n"]:
         def logits(shift: Tensor) -> Tensor:

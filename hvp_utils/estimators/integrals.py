@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils import _checks
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
-from .common import Components, along_path, require_whole
+from .common import Components, along_path
 from .taylor import activation_patching, attribution_patching
 
 Quadrature = Literal["left", "right", "midpoint", "trapezoid", "gausslegendre"]
@@ -19,6 +20,7 @@ Quadrature = Literal["left", "right", "midpoint", "trapezoid", "gausslegendre"]
 QUADRATURES: tuple[str, ...] = get_args(Quadrature)
 
 
+@of_metric
 def integrated_gradients(
     M: PatchedMetric,
     n_steps: int = 10,
@@ -52,6 +54,7 @@ def integrated_gradients(
     return estimate, estimate - activation_patching(M, components)
 
 
+@of_metric
 def integrated_hessians(
     M: PatchedMetric,
     n_steps: int = 5,
@@ -107,9 +110,9 @@ def quadrature(n: int, method: str) -> tuple[Float[Tensor, " n"], Float[Tensor, 
     """Points and weights of a rule on [0, 1]; the weights add up to 1."""
     if method not in QUADRATURES:
         raise ValueError(f"Unknown method {method!r}. Known: {', '.join(QUADRATURES)}.")
-    if method == "trapezoid" and require_whole(n) < 2:
+    if _checks.steps("n_steps", n) < 2 and method == "trapezoid":
         raise ValueError("The trapezoidal rule needs n_steps of at least 2.")
-    k = torch.arange(require_whole(n), dtype=torch.float64)
+    k = torch.arange(n, dtype=torch.float64)
     if method == "gausslegendre":
         x, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n))
         return (x + 1) / 2, w / 2

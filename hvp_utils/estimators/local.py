@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hvp_utils.axes import NO_BAR, axis_batch
 from hvp_utils.curvature import Diagonal, diagonal
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import Rows
 
@@ -20,6 +20,7 @@ from .common import Components, only
 from .taylor import attribution_patching
 
 
+@of_metric
 def local_curvature(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Attribution patching plus ``local_quadratic_term``.
 
@@ -35,6 +36,7 @@ def local_curvature(M: PatchedMetric, components: Components = None) -> Float[Te
     return attribution_patching(M, components) + local_quadratic_term(M, components)
 
 
+@of_metric
 def local_quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Half the curvature of the patched part alone, times the gradient at its output.
 
@@ -62,6 +64,7 @@ def local_quadratic_term(M: PatchedMetric, components: Components = None) -> Flo
     )
 
 
+@of_metric
 def local_sketched_hvp(
     M: PatchedMetric, n_matvecs: int = 32, seed: int = 0, components: Components = None
 ) -> Float[Tensor, "*prompt m"]:

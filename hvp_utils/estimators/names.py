@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.backward_rules import NONLINEARITIES
 
 from .edges import eap_gp, eap_ig
@@ -76,6 +77,7 @@ def find_estimator(name: str) -> Callable[..., Tensor]:
 
 def find(name: str, table: Named) -> Callable[..., Tensor]:
     """What a name stands for in a table such as ``ESTIMATORS``, parameters and all."""
+    _checks.instance("name", name, str, 'the name of an estimator, such as "hvp"')
     stem, *given = name.split(":")
     if stem not in table:
         raise ValueError(f"Unknown estimator {name!r}. Known: {', '.join(table)}.")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hvp_utils.backward_rules import changed_backward, drop_layer, gim_rules, relp_rules
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import Rows
 
@@ -17,6 +17,7 @@ from .common import Components, only
 from .taylor import attribution_patching
 
 
+@of_metric
 def gim(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Attribution patching with the backward pass of GIM; see ``gim_rules``.
 
@@ -27,6 +28,7 @@ def gim(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
         return attribution_patching(M, components)
 
 
+@of_metric
 def relp(
     M: PatchedMetric, freeze_patterns: bool = False, components: Components = None
 ) -> Float[Tensor, " m"]:
@@ -39,6 +41,7 @@ def relp(
         return attribution_patching(M, components)
 
 
+@of_metric
 def atp_star(
     M: PatchedMetric,
     qk_fix: bool = True,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.backward_rules import NONLINEARITIES, linearised
 from hvp_utils.curvature import diagonal
-from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
+from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric, of_metric
 
-from .common import Components, along_path, only, require_whole
+from .common import Components, along_path, only
 
 
+@of_metric
 def activation_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """The true effect of patching each component: g_c(1) - g_c(0), one run per component.
 
@@ -25,6 +27,7 @@ def activation_patching(M: PatchedMetric, components: Components = None) -> Floa
     return M.effects(M.along_axes(1.0, order=0, components=components).value)
 
 
+@of_metric
 def attribution_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """First-order estimate g_c'(0): all components from one gradient.
 
@@ -34,6 +37,7 @@ def attribution_patching(M: PatchedMetric, components: Components = None) -> Flo
     return only(M.gradient(), components)
 
 
+@of_metric
 def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Second-order estimate g_c'(0) + g_c''(0) / 2.
 
@@ -48,6 +52,7 @@ def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     return ms_hvp(M, n_steps=1, components=components)
 
 
+@of_metric
 def ms_hvp(
     M: PatchedMetric,
     n_steps: int = 5,
@@ -71,7 +76,9 @@ def ms_hvp(
         ValueError: ``n_steps`` is not a positive whole number.
         TypeError: The model runs in half precision.
     """
-    t = torch.arange(1, require_whole(n_steps), dtype=torch.float64) / n_steps
+    t = torch.arange(1, _checks.steps("n_steps", n_steps), dtype=torch.float64) / n_steps
+    if at_base is not None:
+        _checks.instance("at_base", at_base, AxisDerivatives, "AxisDerivatives, or None")
     start = at_base or M.along_axes(0.0, order=2, components=components)
     further = along_path(M, t, 2, components)
     slope = start.slope + further.slope.sum(0)
@@ -79,6 +86,7 @@ def ms_hvp(
     return slope / n_steps + curvature / (2 * n_steps**2)
 
 
+@of_metric
 def ms_hvp_median(
     M: PatchedMetric, n_steps: Sequence[int] = (5, 10, 20), components: Components = None
 ) -> Float[Tensor, " m"]:
@@ -89,7 +97,10 @@ def ms_hvp_median(
     Source:
         Zhang & Wang (2026), appendix D.1.
     """
-    starts = {k: [Fraction(i, k) for i in range(require_whole(k))] for k in n_steps}
+    _checks.instance("n_steps", n_steps, Iterable, "a list of numbers of steps")
+    starts = {k: [Fraction(i, k) for i in range(_checks.steps("n_steps", k))] for k in n_steps}
+    if not starts:
+        raise ValueError("n_steps is empty: give at least one number of steps.")
     points = sorted(set().union(*starts.values()))
     t = torch.tensor([float(point) for point in points], dtype=torch.float64)
     g = along_path(M, t, 2, components)
@@ -101,6 +112,7 @@ def ms_hvp_median(
     return torch.stack(estimates).median(0).values
 
 
+@of_metric
 def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """What ``hvp`` adds to attribution patching: g_c''(0) / 2.
 
@@ -110,6 +122,7 @@ def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Ten
     return M.along_axes(0.0, order=2, components=components).curvature / 2
 
 
+@of_metric
 def sketched_hvp(
     M: PatchedMetric, n_matvecs: int = 32, seed: int = 0, components: Components = None
 ) -> Float[Tensor, " m"]:
@@ -135,6 +148,7 @@ def sketched_hvp(
     return only(sketch.slopes + sketch.values / 2, components)
 
 
+@of_metric
 def quadratic_without(
     M: PatchedMetric,
     kinds: str | Collection[str] = NONLINEARITIES,
@@ -150,6 +164,7 @@ def quadratic_without(
         return quadratic_term(M, components)
 
 
+@of_metric
 def third_order(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """Third-order Taylor estimate, with g_c(t)'s third derivative at 0 over 6 on top of ``hvp``.
 
@@ -160,6 +175,7 @@ def third_order(M: PatchedMetric, components: Components = None) -> Float[Tensor
     return g.slope + g.curvature / 2 + g.third / 6
 
 
+@of_metric
 def finite_difference_hvp(
     M: PatchedMetric, step: float = 0.01, components: Components = None
 ) -> Float[Tensor, " m"]:
@@ -173,12 +189,12 @@ def finite_difference_hvp(
     Raises:
         ValueError: ``step`` is outside (0, 1].
     """
-    if not 0 < step <= 1:
-        raise ValueError(f"step must be above 0 and at most 1, not {step!r}.")
+    step = _checks.number("step", step, above=0, most=1)
     g = along_path(M, torch.tensor([0.0, step], dtype=torch.float64), 1, components)
     return g.slope[0] + (g.slope[1] - g.slope[0]) / (2 * step)
 
 
+@of_metric
 def gauss_newton(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
     """``hvp`` with the curvature of the metric in the logits alone; the network counts as linear.
 

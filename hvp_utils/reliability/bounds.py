@@ -7,15 +7,16 @@ constant of the Hessian along it. Then f - f_ap = q + R3 with ``|R3| <= L_H |del
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.estimators.common import only
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
 __all__ = [
     "ErrorBounds",
@@ -47,10 +48,14 @@ def reliability_score(
     Source:
         Zhang & Wang (2026), definition 1.
     """
+    first_order = _checks.tensor("first_order", first_order)
+    quadratic = _checks.tensor("quadratic", quadratic)
+    _checks.together(first_order=first_order, quadratic=quadratic)
     score = quadratic.abs() / first_order.abs()
     return torch.where(quadratic == 0, torch.zeros_like(score), score)
 
 
+@of_metric
 def hessian_lipschitz(
     M: PatchedMetric, points: Sequence[float] = (0.0, 0.5, 1.0), components: Components = None
 ) -> Float[Tensor, " m"]:
@@ -68,7 +73,8 @@ def hessian_lipschitz(
     Raises:
         ValueError: Fewer than two different points.
     """
-    points = sorted(set(points))
+    _checks.instance("points", points, Iterable, "a list of numbers")
+    points = sorted({_checks.number("each of points", point) for point in points})
     if len(points) < 2:
         raise ValueError(
             f"The Hessian must be taken at two different points or more, not {points}."
@@ -92,7 +98,8 @@ def slack(
     Source:
         Zhang & Wang (2026), proposition 1 (there with delta^T H delta = 2 q).
     """
-    cubic = _cubic_bound(delta_norm, L_H)
+    cubic, quadratic = _cubic_bound(delta_norm, L_H), _checks.tensor("quadratic", quadratic)
+    _checks.together(quadratic=quadratic, delta_norm=cubic)
     return torch.where(cubic == 0, torch.zeros_like(cubic), cubic / quadratic.abs())
 
 
@@ -126,7 +133,9 @@ def error_bounds(
         Zhang & Wang (2026), proposition 1 and corollary 1.
     """
     cubic = _cubic_bound(delta_norm, L_H)
-    q, size = quadratic.abs(), first_order.abs()
+    q = _checks.tensor("quadratic", quadratic).abs()
+    size = _checks.tensor("first_order", first_order).abs()
+    _checks.together(first_order=size, quadratic=q, delta_norm=cubic)
     # Written without R and eta, which may be infinite where the bounds are not.
     return ErrorBounds(
         relative_upper=torch.where(q + cubic == 0, torch.zeros_like(q), (q + cubic) / size),
@@ -143,9 +152,8 @@ def flag(score: Float[Tensor, "*m"], tau: float) -> Bool[Tensor, "*m"]:
     Raises:
         ValueError: ``tau`` is negative or not a number.
     """
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, not {tau!r}.")
-    return score > tau
+    tau = _checks.number("tau", tau, least=0, infinite=True)
+    return _checks.tensor("score", score) > tau
 
 
 class SelectiveBound(NamedTuple):
@@ -180,12 +188,22 @@ def selective_bound(
     Source:
         Zhang & Wang (2026), proposition 2 and corollary 2.
     """
+    first_order = _checks.tensor("first_order", first_order)
+    quadratic = _checks.tensor("quadratic", quadratic)
+    remainders = _cubic_bound(delta_norm, L_H)
+    if not first_order.shape == quadratic.shape == remainders.shape:
+        raise ValueError(
+            "first_order, quadratic, delta_norm and L_H must have one shape, one number per "
+            f"component: {tuple(first_order.shape)}, {tuple(quadratic.shape)} and "
+            f"{tuple(remainders.shape)} given."
+        )
+    tau = _checks.number("tau", tau, least=0, infinite=True)
     trusted = ~flag(reliability_score(first_order, quadratic), tau)
     q = quadratic[trusted]
     left = tau * first_order[trusted].abs().sum() if trusted.any() else q.sum()
     sizes = q.abs().sum()
     cancellation = (q.sum().abs() / sizes).item() if sizes > 0 else 1.0
-    cubic = _cubic_bound(delta_norm, L_H).sum()
+    cubic = remainders.sum()
     return SelectiveBound(
         total=(left + cubic).item(),
         cubic=cubic.item(),
@@ -197,4 +215,8 @@ def selective_bound(
 
 def _cubic_bound(delta_norm: Tensor, L_H: Tensor) -> Tensor:
     """The largest that the remainder R3 can be."""
+    delta_norm, L_H = _checks.tensor("delta_norm", delta_norm), _checks.tensor("L_H", L_H)
+    _checks.together(delta_norm=delta_norm, L_H=L_H)
+    if (delta_norm < 0).any() or (L_H < 0).any():
+        raise ValueError("delta_norm and L_H are sizes, and must not be negative.")
     return L_H * delta_norm**3 / 6

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from scipy.stats import t as student_t
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hvp_utils import _checks
 from hvp_utils.curvature import require_one_metric
 from hvp_utils.estimators import attribution_patching
-from hvp_utils.patched_metric import PatchedMetric
+from hvp_utils.patched_metric import PatchedMetric, of_metric
 
 from .screening import screen
 
@@ -58,6 +60,7 @@ class MissedBound(NamedTuple):
     passes: dict[str, int]
 
 
+@of_metric
 def missed_bound(
     M: PatchedMetric,
     shown: Iterable[str] | Sequence[int] | Int[Tensor, " k"] = (),
@@ -116,6 +119,7 @@ def missed_bound(
     """
     require_one_metric(M)
     _require(confidence, n_subsets, p)
+    _checks.seed(seed)
     shown = _numbers(M, shown)
     unseen = M.delta_norm.cpu() > 0
     unseen[shown] = False
@@ -165,10 +169,14 @@ def subsets_needed(n: int, p: float = 0.02, inclusions: int = 12) -> int:
         inclusions: How often each is wanted. With two, Student's t at 95 % has one degree of
             freedom and is 6.3; with twelve it is 1.8, with very many 1.6.
     """
-    return math.ceil(inclusions * n / math.ceil(p * n))
+    _checks.whole("n", n)
+    p = _checks.number("p", p, above=0, most=1)
+    return math.ceil(_checks.whole("inclusions", inclusions) * n / math.ceil(p * n))
 
 
 def _require(confidence: float, n_subsets: int, p: float) -> None:
+    for name, value in (("confidence", confidence), ("p", p)):
+        _checks.instance(name, value, Real, "a number")
     if not 0.5 < confidence < 1:
         raise ValueError(
             f"confidence must be above 0.5 and below 1, such as 0.95, not {confidence!r}."
@@ -183,16 +191,12 @@ def _require(confidence: float, n_subsets: int, p: float) -> None:
 
 def _numbers(M: PatchedMetric, shown: Iterable) -> Int[Tensor, " k"]:
     """Numbers of the components shown."""
-    shown = [shown] if isinstance(shown, str) else list(shown)
+    shown = [shown] if isinstance(shown, str) else shown
+    _checks.instance("shown", shown, Iterable, "labels of components or their numbers")
+    shown = list(shown)
     if shown and all(isinstance(one, str) for one in shown):
         return M.index(shown)
-    numbers = torch.as_tensor(shown) if len(shown) else torch.zeros(0, dtype=torch.int64)
-    whole = numbers.dtype in (torch.int16, torch.int32, torch.int64)
-    if not whole or ((numbers < 0) | (numbers >= M.n)).any():
-        raise ValueError(
-            f"shown must be labels of components or their numbers, from 0 to {M.n - 1}."
-        )
-    return numbers.cpu().long()
+    return _checks.indices("shown", shown, M.n)
 
 
 def _control(

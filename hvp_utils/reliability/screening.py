@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.costs import Costs, measure_costs
 from hvp_utils.curvature import diagonal, require_one_metric, row_norms
 from hvp_utils.estimators import activation_patching, ms_hvp, quadratic_term
-from hvp_utils.estimators.common import require_whole
-from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric
+from hvp_utils.patched_metric import AxisDerivatives, PatchedMetric, of_metric
 
 from .bounds import flag, reliability_score
 
@@ -51,6 +51,7 @@ class Screen(NamedTuple):
         return self.first_order.abs() + self.quadratic.abs()
 
 
+@of_metric
 def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Screen:
     """First-order effects and quadratic terms of all components together.
 
@@ -73,6 +74,7 @@ def screen(M: PatchedMetric, n_matvecs: int | None = 48, seed: int = 0) -> Scree
     return Screen(sketch.slopes, sketch.values / 2, sketch.error / 2, passes)
 
 
+@of_metric
 def row_screen(M: PatchedMetric, n_probes: int = 2, seed: int = 0) -> Screen:
     """First-order effects of all components, and how large their quadratic terms may be.
 
@@ -115,6 +117,7 @@ class Screened(NamedTuple):
     passes: dict[str, int]
 
 
+@of_metric
 def screen_flag_fix(
     M: PatchedMetric,
     tau: float = 0.1,
@@ -157,18 +160,20 @@ def screen_flag_fix(
         ValueError: An unknown fix or screen, a negative ``tau``, a number or share of components
             that cannot be, a number of products that ``diagonal`` cannot use, or ``M.each``.
     """
-    if fix not in ("hvp", "ms_hvp", "activation_patching"):
-        raise ValueError(f'fix must be "hvp", "ms_hvp" or "activation_patching", not {fix!r}.')
-    if screen not in _SCREENS:
-        raise ValueError(f'screen must be "exact", "sketch" or "rows", not {screen!r}.')
+    _checks.one_of("fix", fix, ("hvp", "ms_hvp", "activation_patching"))
+    _checks.one_of("screen", screen, _SCREENS)
     whole = isinstance(largest, int)
+    _checks.number("largest", largest)
     if not 0 <= largest <= (M.n if whole else 1):
         raise ValueError(
             f"largest must be a number of the {M.n} components (an int) or a share of them from "
             f"0.0 to 1.0, not {largest!r}."
         )
     require_one_metric(M)
-    require_whole(n_steps)
+    _checks.steps("n_steps", n_steps)
+    _checks.seed(seed)
+    if costs is not None:
+        _checks.instance("costs", costs, Costs, "Costs, as measure_costs gives them")
     flag(M.delta_norm, tau)  # complains of a bad tau before anything is run
     how, default = _SCREENS[screen]
     found = how(M, default if n_matvecs is None or screen == "exact" else n_matvecs, seed)

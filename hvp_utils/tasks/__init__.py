@@ -7,9 +7,12 @@ says whether a model can do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
+
+from hvp_utils import _checks
 
 from .agreement import subject_verb_agreement
 from .arithmetic import arithmetic
@@ -102,8 +105,11 @@ def make_prompts(
                 f"or pass a generator or a list of PromptPair."
             )
         task = TASKS[task]
+    _checks.instance("n", n, Integral, "a whole number")
     if n < 0:
         raise ValueError(f"n must not be negative, but is {n}.")
+    if not callable(task):
+        _checks.instance("task", task, Iterable, "a name, a generator or a list of PromptPair")
     pairs = list(task(model, n, seed=seed)) if callable(task) else list(task)[:n]
     if len(pairs) != n:
         raise ValueError(f"{n} prompts were asked for, but the task holds {len(pairs)}.")

@@ -21,6 +21,8 @@ import itertools
 import random
 from typing import Any, Literal, get_args
 
+from hvp_utils import _checks
+
 from .prompt_pair import PromptPair
 from .sampling import require_tokenizer, take, token_ids
 
@@ -61,6 +63,7 @@ def arithmetic(
         raise ValueError(
             f"unknown operation {operation!r}. Known ones: {', '.join(get_args(Operation))}."
         )
+    _checks.instance("n_examples", n_examples, int, "a whole number")
     if n_examples < 0:
         raise ValueError(f"n_examples must not be negative, but is {n_examples}.")
     require_tokenizer(model, "arithmetic")

@@ -7,7 +7,7 @@ model on the prompts of a task and counts.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from hvp_utils import _checks
 
 from .prompt_pair import PromptPair, ResolvedPair
 
@@ -91,9 +93,11 @@ def accuracy(model: Any, pairs: Sequence[PromptPair]) -> TaskCheck:
             tokenizer (see ``PromptPair.resolve``).
         TypeError: If something in the list is not a ``PromptPair``.
     """
+    _checks.instance("pairs", pairs, Iterable, "a list of PromptPair")
     pairs = list(pairs)
     if not pairs:
         raise ValueError("there are no prompts to check: the list of pairs is empty.")
+    _checks.model(model)
     for i, pair in enumerate(pairs):
         if not isinstance(pair, PromptPair):
             raise TypeError(f"prompt {i} must be a PromptPair, not {pair!r}.")
@@ -141,8 +145,16 @@ def check_tasks(
 
     from . import make_prompts
 
+    _checks.model(model)
+    _checks.instance("tasks", tasks, Iterable, "a list of tasks")
+    _checks.whole("n", n)
+    _checks.seed(seed)
     rows = {}
-    for task in tasks:
+    for task in [tasks] if isinstance(tasks, str) else tasks:
+        if not isinstance(task, str | Callable):
+            raise TypeError(
+                f"each of tasks must be a name or a generator, not {_checks.shown(task)}."
+            )
         pairs = make_prompts(task, model, n, seed)
         check, resolved = accuracy(model, pairs), [pair.resolve(model) for pair in pairs]
         rows[task if isinstance(task, str) else getattr(task, "__name__", repr(task))] = {

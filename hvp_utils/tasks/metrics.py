@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hvp_utils import _checks
+
 
 def log_prob(
     logits: Float[Tensor, "batch d_vocab"],
@@ -24,6 +26,7 @@ def log_prob(
 
     ``wrong`` is ignored. It is accepted so that all metrics can be called alike.
     """
+    answers, _ = _ids(logits, answers, answers)
     # log sum_a p_a without forming p: stays exact where the probabilities underflow.
     return logits[:, answers].logsumexp(dim=-1) - logits.logsumexp(dim=-1)
 
@@ -34,6 +37,7 @@ def logit_diff(
     wrong: Int[Tensor, "n_wrong"],
 ) -> Float[Tensor, "batch"]:
     """Mean logit of the answers minus mean logit of the wrong answers (Wang et al. 2022)."""
+    answers, wrong = _ids(logits, answers, wrong)
     return logits[:, answers].mean(dim=-1) - logits[:, wrong].mean(dim=-1)
 
 
@@ -43,8 +47,19 @@ def prob_diff(
     wrong: Int[Tensor, "n_wrong"],
 ) -> Float[Tensor, "batch"]:
     """Summed probability of the answers minus that of the wrong ones (Hanna et al. 2023)."""
+    answers, wrong = _ids(logits, answers, wrong)
     probs = logits.softmax(dim=-1)
     return probs[:, answers].sum(dim=-1) - probs[:, wrong].sum(dim=-1)
+
+
+def _ids(logits: Tensor, answers: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+    _checks.instance("logits", logits, Tensor, "a tensor [batch, d_vocab]")
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits must be real numbers, [batch, d_vocab], not {_checks.shown(logits)}."
+        )
+    n = logits.shape[1]
+    return _checks.token_ids("answers", answers, n), _checks.token_ids("wrong", wrong, n)
 
 
 METRICS: dict[str, Callable[..., Tensor]] = {
@@ -66,8 +81,8 @@ class LastPositionMetric:
         """Evaluate the metric, one number per run.
 
         Raises:
-            ValueError: If the logits are not ``[batch, d_vocab]``, or the value that comes back
-                is not one number per run.
+            ValueError: If the logits are not ``[batch, d_vocab]``, the value that comes back is not
+                one number per run, or a derivative is wanted and it has none.
         """
         if logits.ndim != 2:
             raise ValueError(
@@ -83,6 +98,15 @@ class LastPositionMetric:
                 f"metric {self.name!r} must return one value per run, a tensor of shape [batch] = "
                 f"[{logits.shape[0]}], but it returned {found}. Reduce over the vocabulary "
                 f"(dim=-1) and leave the batch dimension alone."
+            )
+        # Where derivatives are wanted, a metric without one would make every effect exactly 0.
+        # (Of a view made under no_grad, PyTorch says that it requires one, but it has no history.)
+        if torch.is_grad_enabled() and logits.requires_grad and value.grad_fn is None:
+            raise ValueError(
+                f"metric {self.name!r} has no derivative: what it returns does not lead back to "
+                "the logits. Is there a detach(), an item(), a torch.no_grad() or NumPy in it, or "
+                "something that moves in steps, such as argmax or a comparison? Values of such a "
+                "metric, as in activation_patching, can be had."
             )
         return value
 

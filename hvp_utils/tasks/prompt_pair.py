@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hvp_utils import _checks
+
 from .metrics import METRICS, NEEDS_WRONG_ANSWER, LastPositionMetric, bind_metric
 
 
@@ -100,6 +102,7 @@ class PromptPair:
                 ids outside its vocabulary; if an answer is not exactly one token, or is listed
                 twice; or if text is given and the model has no tokenizer.
         """
+        _checks.model(model)
         clean = _prompt_ids(self.clean, "clean", model)
         zeros = self.corrupted is None
         corrupted = clean if zeros else _prompt_ids(self.corrupted, "corrupted", model)

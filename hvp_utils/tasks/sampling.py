@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
+
+from hvp_utils import _checks
 
 from .prompt_pair import PromptPair
 
@@ -47,6 +50,8 @@ def take(
     Raises:
         ValueError: If ``n`` is negative or more pairs are asked for than exist.
     """
+    _checks.instance("n", n, Integral, "a whole number")
+    _checks.instance("seed", seed, Integral, "a whole number")
     if n < 0:
         raise ValueError(f"task {task!r}: n must not be negative, but is {n}.")
     if total > 10_000:
