@@ -29,12 +29,12 @@ from hvp_utils import (
     PromptPair,
     activation_patching,
     attribution_patching,
-    diagonal,
     hvp,
     ioi,
     load_model,
     reference_pair,
 )
+from hvp_utils.curvature import diagonal
 
 RESULTS = Path(__file__).parent / "results.json"
 MANY, SOME = 64, 8  # IOI prompts

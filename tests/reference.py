@@ -404,7 +404,9 @@ class EdgeProblem:
         return self.ask(out, **{f"blocks.{layer}.attn.hook_z": z})
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        return self.ask(f"blocks.{layer}.hook_mlp_out", **{f"blocks.{layer}.ln2.hook_in": x})
+        # Parallel blocks may have one norm for attention and MLP.
+        norm = "ln2.hook_in" if hasattr(self.bridge.blocks[layer], "ln2") else "hook_in"
+        return self.ask(f"blocks.{layer}.hook_mlp_out", **{f"blocks.{layer}.{norm}": x})
 
     def end(self, x: Tensor) -> Tensor:
         hooks = [(f"blocks.{self.n_layers - 1}.hook_resid_post", lambda act, hook: x)]

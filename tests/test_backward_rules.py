@@ -7,21 +7,18 @@ from test_patched_metric import assert_close
 from tiny_models import ARCHITECTURES, N_LAYERS, tiny_model, tiny_pair
 from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 
-from hvp_utils import (
-    NONLINEARITIES,
-    PatchedMetric,
-    changed_backward,
-    gim_rules,
-    linearised,
-    ms_hvp,
-    relp_rules,
-)
+from hvp_utils import PatchedMetric, ms_hvp
 from hvp_utils.backward_rules import (
+    NONLINEARITIES,
     _activation,
+    changed_backward,
     drop_layer,
     freeze_activation_ratios,
     freeze_norm_scales,
+    gim_rules,
     halve_gated_products,
+    linearised,
+    relp_rules,
     scale_gradients,
     softmax_temperature,
 )

@@ -506,7 +506,7 @@ def test_the_real_model_can_do_what_the_book_asks_of_it(real_model):
     assert check.can_do
     swapped = [PromptPair(p.clean, p.corrupted, p.wrong_answer, p.answer) for p in pairs]
     assert accuracy(real_model, swapped).accuracy == pytest.approx(1 - check.accuracy)
-    assert hvp_utils.accuracy is accuracy
+    assert hvp_utils.tasks.accuracy is accuracy
 
 
 def test_the_tasks_have_names(model):

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from markdown_it import MarkdownIt
 
-from hvp_utils import VERDICTS, Claim, claims_table, verdict, write_claims
+from hvp_utils.claims import VERDICTS, Claim, claims_table, verdict, write_claims
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PUBLISHED = sorted((NOTEBOOKS / "results" / "claims").glob("*.json"))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_models import D_MLP, N_HEADS, N_LAYERS, tiny_model, tiny_pair
 
-from hvp_utils import PatchedMetric, Site, find_sites
-from hvp_utils.components import NODE_KINDS
+from hvp_utils import PatchedMetric
+from hvp_utils.components import NODE_KINDS, Site, find_sites
 
 SIZES = {
     "heads": N_HEADS,

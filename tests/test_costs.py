@@ -6,7 +6,8 @@ import math
 import pytest
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import Costs, PatchedMetric, measure_costs
+from hvp_utils import PatchedMetric
+from hvp_utils.costs import Costs, measure_costs
 
 # Primes, so that no price can pass for another.
 COSTS = Costs(

@@ -16,25 +16,26 @@ from hvp_utils import (
     PromptPair,
     activation_patching,
     attribution_patching,
-    diagonal,
-    eap_gp,
     eap_ig,
     gim,
-    hessian_lipschitz,
     hvp,
     integrated_gradients,
+    ms_hvp,
+    sketched_hvp,
+)
+from hvp_utils.components import edge_graph, edge_model
+from hvp_utils.curvature import diagonal, row_norms
+from hvp_utils.estimators import (
+    eap_gp,
     local_curvature,
     local_quadratic_term,
     local_sketched_hvp,
-    ms_hvp,
     relp,
-    row_norms,
-    sketched_hvp,
     third_order,
 )
-from hvp_utils.components import edge_graph, edge_model
 from hvp_utils.models import as_bridge
 from hvp_utils.planted import _that_can_matter, planted_model
+from hvp_utils.reliability import hessian_lipschitz
 
 DIRECTIONS = ("denoising", "noising")
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)

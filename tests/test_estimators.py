@@ -9,15 +9,14 @@ from test_patched_metric import DIRECTIONS, KINDS, WHERE, assert_close
 from tiny_models import ARCHITECTURES, METRICS, tiny_hf_model, tiny_model, tiny_pair
 
 from hvp_utils import (
-    ESTIMATORS,
     PatchedMetric,
     activation_patching,
     as_bridge,
     attribution_patching,
-    find_estimator,
     hvp,
     ms_hvp,
 )
+from hvp_utils.estimators import ESTIMATORS, find_estimator
 
 # Every architecture in both directions; kinds, prompts and metrics go round at different speeds.
 CASES = [

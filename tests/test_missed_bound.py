@@ -10,8 +10,8 @@ from scipy.stats import binomtest, t, ttest_ind
 from test_patched_metric import assert_close
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import PatchedMetric, activation_patching, attribution_patching, screen
-from hvp_utils.reliability import MissedBound, missed, missed_bound, subsets_needed
+from hvp_utils import PatchedMetric, activation_patching, attribution_patching
+from hvp_utils.reliability import MissedBound, missed, missed_bound, screen, subsets_needed
 
 KINDS = ("heads", "mlp_out", "neurons_pre", "neurons_post", "edges")
 
@@ -335,9 +335,13 @@ def test_what_cannot_be_is_refused():
             missed_bound(M, n_subsets=n_subsets)
     with pytest.raises(ValueError, match="No component is called 'L9H9'"):
         missed_bound(M, ["L9H9"])
-    for shown in ([-1], [12], [0.5], torch.tensor([True] * 12)):
-        with pytest.raises(ValueError, match="labels of components or their numbers, from 0 to 11"):
-            missed_bound(M, shown)
+    for shown in (-1, 12):
+        with pytest.raises(ValueError, match=f"shown: .* no component {shown}.* from 0 to 11"):
+            missed_bound(M, [shown])
+    with pytest.raises(TypeError, match="shown must be whole numbers of components, not"):
+        missed_bound(M, [0.5])
+    with pytest.raises(TypeError, match="shown must be numbers .* these are truth values"):
+        missed_bound(M, torch.tensor([True] * 12))
     for control in ("prayer", 3):
         with pytest.raises(ValueError, match="control must be"):
             missed_bound(M, control=control)

@@ -20,7 +20,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import hvp_utils
-from hvp_utils import PatchedMetric, as_bridge, load_model, model_origin, models
+from hvp_utils import PatchedMetric, as_bridge, load_model, models
+from hvp_utils.models import model_origin
 
 # --- wrapping a model of one's own -----------------------------------------------------------
 

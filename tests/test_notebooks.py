@@ -22,7 +22,7 @@ LIBRARIES = {
     *sys.stdlib_module_names,
     *("captum", "curvlinops", "einops", "jaxtyping", "matplotlib", "numpy", "pandas", "scipy"),
     *("seaborn", "torch", "tqdm", "transformer_lens", "transformers", "xarray", "IPython"),
-    "studies",  # beside the chapters, which run in its folder
+    *("checks", "studies"),  # beside the chapters, which run in their folder
 }
 
 each_chapter = pytest.mark.parametrize("source", SOURCES, ids=run_notebooks.page_name)
@@ -356,6 +356,20 @@ def test_changed_study_is_stale(book):
     assert run_notebooks.studies_hash(source) != before
     source.write_text(PASSING)
     assert run_notebooks.studies_hash(source) == ""
+
+
+@pytest.mark.parametrize("line", ["from checks.passing import check_it", "import checks.passing"])
+def test_changed_check_is_stale(book, line):
+    source = book / "01_passing.py"
+    source.write_text(PASSING + f"# %%\n{line}\n")
+    (book / "checks").mkdir()
+    (book / "checks" / "passing.py").write_text("1")
+    (book / "checks" / "other.py").write_text("1")
+    before = run_notebooks.studies_hash(source)
+    (book / "checks" / "other.py").write_text("2")
+    assert run_notebooks.studies_hash(source) == before != ""
+    (book / "checks" / "passing.py").write_text("2")
+    assert run_notebooks.studies_hash(source) != before
 
 
 # The tables of the status and benchmark pages.

@@ -669,7 +669,7 @@ def test_a_metric_must_be_finite():
     ("arguments", "message"),
     [
         ({"direction": "upwards"}, '"denoising" or "noising", not \'upwards\''),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
         ({"components": "eyes"}, "Unknown components 'eyes'.*heads.*mlp_out.*resid"),
         ({"components": "neurons_pre:9"}, "between 1 and 5"),
         ({"components": "neurons_pre:0"}, "between 1 and 5"),

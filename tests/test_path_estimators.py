@@ -13,31 +13,35 @@ from test_patched_metric import assert_close
 from tiny_models import ARCHITECTURES, N_LAYERS, tiny_model, tiny_pair
 
 from hvp_utils import (
-    ESTIMATORS,
-    NONLINEARITIES,
-    QUADRATURES,
     PatchedMetric,
     activation_patching,
     atp_star,
     attribution_patching,
-    changed_backward,
-    find_estimator,
-    finite_difference_hvp,
-    gauss_newton,
     gim,
-    gim_rules,
     hvp,
     integrated_gradients,
     integrated_hessians,
+    ms_hvp,
+    quadratic_term,
+)
+from hvp_utils.backward_rules import (
+    NONLINEARITIES,
+    changed_backward,
+    gim_rules,
     linearised,
+    relp_rules,
+)
+from hvp_utils.estimators import (
+    ESTIMATORS,
+    QUADRATURES,
+    find_estimator,
+    finite_difference_hvp,
+    gauss_newton,
     local_curvature,
     local_quadratic_term,
-    ms_hvp,
     ms_hvp_median,
-    quadratic_term,
     quadratic_without,
     relp,
-    relp_rules,
     third_order,
 )
 

@@ -18,24 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import hvp_utils
-from hvp_utils import (
-    ESTIMATORS,
-    MODELS,
-    ModelSizes,
-    PatchedMetric,
-    axes,
-    find_sites,
-    load_model,
-    measure_rate,
-    model_sizes,
-    pass_flops,
-    passes,
-    plan,
-    reference_pair,
-)
+from hvp_utils import PatchedMetric, axes, load_model, model_sizes, plan, reference_pair
 from hvp_utils.__main__ import app
-from hvp_utils.components import COMPONENT_KINDS, NODE_KINDS
+from hvp_utils.components import COMPONENT_KINDS, NODE_KINDS, find_sites
+from hvp_utils.estimators import ESTIMATORS
 from hvp_utils.estimators.names import find
+from hvp_utils.models import MODELS
+from hvp_utils.plans import ModelSizes, measure_rate, pass_flops, passes
 from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import SuffixRun
 from hvp_utils.sweeps import SWEPT
@@ -357,7 +346,7 @@ def test_operations_of_every_pass_on_a_real_model(real_model):
 
 @pytest.mark.parametrize("n_run", (0, 9))
 def test_no_more_tokens_run_than_there_are(n_run):
-    with pytest.raises(ValueError, match="between 1 and the 8"):
+    with pytest.raises(ValueError, match="n_run must be a whole number from 1 to 8"):
         pass_flops(model_sizes("gpt2"), "heads", 8, n_run)
 
 
@@ -499,7 +488,7 @@ def test_neurons_are_those_before_the_activation_function(command):
 
 def test_the_rate_is_measured_where_it_is_not_given(command, monkeypatch):
     asked = []
-    monkeypatch.setattr("hvp_utils.measure_rate", lambda *args: asked.append(args) or 123e9)
+    monkeypatch.setattr("hvp_utils.plans.measure_rate", lambda *args: asked.append(args) or 123e9)
     done = command("--model", "gpt2", "--device", "cpu")
     assert done.exit_code == 0 and "Measured rate: 1.2e+11 FLOP/s" in done.output
     assert asked == [("cpu", 768, 3072)]
@@ -512,7 +501,7 @@ def test_the_rate_is_measured_where_it_is_not_given(command, monkeypatch):
         (("--components", "unknown"), "Unknown components 'unknown'"),
         (("--components", "heads:3"), "only neurons can be sampled"),
         (("--model", "nobody/nothing"), "cannot be reached"),
-        (("--tokens", "5", "--run", "6"), "between 1 and the 5"),
+        (("--tokens", "5", "--run", "6"), "n_run must be a whole number from 1 to 5, not 6"),
         (("--rate", "0"), "above 0"),
         (("--estimators", "local_curvature"), "neurons_pre"),
     ],

@@ -8,21 +8,12 @@ import torch
 from test_patched_metric import assert_close
 from tiny_models import ARCHITECTURES, METRICS, PROMPTS, tiny_model
 
-from hvp_utils import (
-    ESTIMATORS,
-    PatchedMetric,
-    PromptPair,
-    curvature,
-    diagonal,
-    find_estimator,
-    hessian_lipschitz,
-    low_rank,
-    row_norms,
-    screen_flag_fix,
-    spectrum,
-)
+from hvp_utils import PatchedMetric, PromptPair, curvature, screen_flag_fix
 from hvp_utils.components import NODE_KINDS
+from hvp_utils.curvature import diagonal, low_rank, row_norms, spectrum
+from hvp_utils.estimators import ESTIMATORS, find_estimator
 from hvp_utils.over_prompts import by_shape
+from hvp_utils.reliability import hessian_lipschitz
 from hvp_utils.suffix_run import Rows
 
 # Two shapes, prompts of both mixed, with metrics and answers of their own.

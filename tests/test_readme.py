@@ -79,8 +79,8 @@ def test_the_sweep_is_one_that_the_command_line_takes(monkeypatch):
     done = CliRunner().invoke(app, ["sweep", *options])
     assert "that is enough" in done.stderr
     model, task, estimators, n_prompts, *_ = asked
-    assert model in hvp_utils.MODELS and task in hvp_utils.TASKS and n_prompts == 20
-    assert all(hvp_utils.find_estimator(name) for name in estimators)
+    assert model in hvp_utils.models.MODELS and task in hvp_utils.tasks.TASKS and n_prompts == 20
+    assert all(hvp_utils.estimators.find_estimator(name) for name in estimators)
 
 
 def test_what_is_installed_and_linked_is_there():

@@ -19,26 +19,23 @@ from transformer_lens import patching
 from transformer_lens.tools.analysis import attribution_patching as peer
 
 from hvp_utils import (
-    NONLINEARITIES,
     PatchedMetric,
     activation_patching,
     attribution_patching,
-    diagonal,
-    flag,
     hvp,
-    linearised,
     load_model,
     make_prompts,
     ms_hvp,
     quadratic_term,
     reference_pair,
     reliability_score,
-    row_norms,
     screen_flag_fix,
-    spectrum,
-    top_k_relative_error,
 )
+from hvp_utils.backward_rules import NONLINEARITIES, linearised
+from hvp_utils.curvature import diagonal, row_norms, spectrum
 from hvp_utils.estimators.names import find
+from hvp_utils.reliability import flag
+from hvp_utils.stats import top_k_relative_error
 from hvp_utils.sweeps import SWEPT
 
 RESULTS = sorted((Path(__file__).parents[1] / "notebooks" / "results").glob("*.nc"))

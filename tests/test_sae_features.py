@@ -12,7 +12,8 @@ from tiny_models import ARCHITECTURES, tiny_model, tiny_pair, tiny_task
 from torch import Tensor
 
 import hvp_utils
-from hvp_utils import SAE, PatchedMetric, SAEFeatures, load_sae
+from hvp_utils import PatchedMetric, SAEFeatures, load_sae
+from hvp_utils.saes import SAE
 
 D, N = 32, 40
 HOOKS = ("hook_resid_pre", "hook_resid_post", "hook_mlp_out")
@@ -148,7 +149,7 @@ def test_estimators_of_one_feature_after_another():
     curvatures = torch.stack([M.hvp(axis) @ axis for axis in eye])
     assert torch.allclose(hvp_utils.attribution_patching(M), slopes)
     assert torch.allclose(hvp_utils.hvp(M), slopes + curvatures / 2, rtol=1e-8, atol=1e-10)
-    sketched = hvp_utils.diagonal(M, "xdiag", 2 * M.n)
+    sketched = hvp_utils.curvature.diagonal(M, "xdiag", 2 * M.n)
     assert torch.allclose(sketched.values, curvatures, rtol=1e-7, atol=1e-9)
     points = hvp_utils.integrated_gradients(M, 40, "gausslegendre")
     assert torch.allclose(points, truth, rtol=1e-5, atol=1e-7)
@@ -314,7 +315,7 @@ def test_what_features_have_not():
         with pytest.raises(ValueError, match="Only nodes have activations.*SAE features"):
             asked()
     with pytest.raises(ValueError, match="SAE features"):
-        hvp_utils.local_quadratic_term(M)
+        hvp_utils.estimators.local_quadratic_term(M)
     with pytest.raises(ValueError, match="SAE features"):
         hvp_utils.eap_ig(M)
     with pytest.raises(TypeError, match="kind by name.*SAE features"):
@@ -537,11 +538,11 @@ def test_from_the_hub(tmp_path, monkeypatch):
 
 def test_plan_prices_features_by_their_layers():
     sizes = hvp_utils.model_sizes("smollm2-135m")
-    late = hvp_utils.pass_flops(sizes, torch.full((300,), 22), 15, 5, 32)
-    early = hvp_utils.pass_flops(sizes, torch.full((300,), 0), 15, 5, 32)
+    late = hvp_utils.plans.pass_flops(sizes, torch.full((300,), 22), 15, 5, 32)
+    early = hvp_utils.plans.pass_flops(sizes, torch.full((300,), 0), 15, 5, 32)
     assert late["forward"] < early["forward"] and late["gradient"] < early["gradient"]
     heads = torch.arange(sizes.n_layers).repeat_interleave(sizes.n_heads)
-    assert hvp_utils.pass_flops(sizes, heads, 15, 5, 32) == hvp_utils.pass_flops(
+    assert hvp_utils.plans.pass_flops(sizes, heads, 15, 5, 32) == hvp_utils.plans.pass_flops(
         sizes, "heads", 15, 5, 32
     )
     (plan,) = hvp_utils.plan(sizes, torch.full((300,), 22), ["activation_patching"], 15, 5, 1, 1.0)

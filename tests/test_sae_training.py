@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from hvp_utils import SAE, load_sae
+from hvp_utils import load_sae
+from hvp_utils.saes import SAE
 
 TOOLS = str(Path(__file__).parents[1] / "tools")
 sys.path.insert(0, TOOLS)

@@ -13,17 +13,19 @@ from matplotlib.figure import Figure
 from tiny_models import tiny_model, tiny_pair
 
 from hvp_utils import (
-    Interval,
     PatchedMetric,
     activation_patching,
     atp_star,
     attribution_patching,
     hvp,
     integrated_gradients,
-    kendall_tau,
     ms_hvp,
+)
+from hvp_utils.plans import passes
+from hvp_utils.stats import (
+    Interval,
+    kendall_tau,
     paired_bootstrap,
-    passes,
     top_k_overlap,
     top_k_relative_error,
 )

@@ -12,8 +12,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import Interval, PatchedMetric, activation_patching, hvp, kendall_tau
-from hvp_utils.stats import holm
+from hvp_utils import PatchedMetric, activation_patching, hvp
+from hvp_utils.stats import Interval, holm, kendall_tau
 from studies import circuit_recovery as study
 from studies.circuit_recovery import faithful
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from hvp_utils import VERDICTS, Claim, Interval, bootstrap_ci, paired_bootstrap
-from hvp_utils.stats import holm
+from hvp_utils.claims import VERDICTS, Claim
+from hvp_utils.stats import Interval, bootstrap_ci, holm, paired_bootstrap
 from studies import common, panels
 
 

@@ -13,15 +13,17 @@ import xarray as xr
 from tiny_models import tiny_model, tiny_task
 
 from hvp_utils import (
-    Interval,
     PatchedMetric,
     PromptPair,
     activation_patching,
     attribution_patching,
-    bootstrap_ci,
-    bootstrap_share,
     hvp,
     ms_hvp,
+)
+from hvp_utils.stats import (
+    Interval,
+    bootstrap_ci,
+    bootstrap_share,
     paired_bootstrap,
     top_k_relative_error,
 )

@@ -13,18 +13,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tiny_models import tiny_hf_model, tiny_model, tiny_pair
 
-from hvp_utils import (
-    NONLINEARITIES,
-    PatchedMetric,
-    activation_patching,
-    attribution_patching,
-    bootstrap_ci,
-    gauss_newton,
-    hvp,
-    quadratic_term,
-    quadratic_without,
-    top_k_relative_error,
-)
+from hvp_utils import PatchedMetric, activation_patching, attribution_patching, hvp, quadratic_term
+from hvp_utils.backward_rules import NONLINEARITIES
+from hvp_utils.estimators import gauss_newton, quadratic_without
+from hvp_utils.stats import bootstrap_ci, top_k_relative_error
 from studies import common
 from studies import curvature_gap as study
 

@@ -18,12 +18,11 @@ from hvp_utils import (
     eap_ig,
     hvp,
     load_model,
-    local_curvature,
-    local_sketched_hvp,
     make_prompts,
     sketched_hvp,
 )
 from hvp_utils.circuits import FRACTIONS, Circuit, faithfulness
+from hvp_utils.estimators import local_curvature, local_sketched_hvp
 from hvp_utils.tasks import TASKS
 from studies import edges_and_mib as study
 from studies.edges_and_mib import measuring

@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 from tiny_models import tiny_model, tiny_task
 
-from hvp_utils import Interval, PatchedMetric, activation_patching, attribution_patching, plots
+from hvp_utils import PatchedMetric, activation_patching, attribution_patching, plots
 from hvp_utils import diagnosis as d
 from hvp_utils.backward_rules import NONLINEARITIES
+from hvp_utils.stats import Interval
 from studies import failure_modes as study
 from studies.failure_modes import census, judged, tables
 

@@ -23,8 +23,8 @@ from hvp_utils import (
     hvp,
     model_sizes,
     plan,
-    top_k_relative_error,
 )
+from hvp_utils.stats import top_k_relative_error
 from studies import common
 from studies import first_steps as study
 

@@ -10,7 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import Interval, PatchedMetric, activation_patching, row_screen
+from hvp_utils import PatchedMetric, activation_patching, row_screen
+from hvp_utils.stats import Interval
 from studies import is_it_worth_it as study
 from studies.is_it_worth_it import neurons
 

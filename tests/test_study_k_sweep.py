@@ -12,8 +12,9 @@ import pytest
 import xarray as xr
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import Interval, ModelSizes, PatchedMetric, activation_patching, ms_hvp
-from hvp_utils.stats import holm
+from hvp_utils import PatchedMetric, activation_patching, ms_hvp
+from hvp_utils.plans import ModelSizes
+from hvp_utils.stats import Interval, holm
 from studies import k_sweep as study
 from studies import prices
 

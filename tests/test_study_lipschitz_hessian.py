@@ -12,16 +12,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tiny_models import tiny_model, tiny_pair, tiny_task
 
-from hvp_utils import (
-    Interval,
-    PatchedMetric,
-    activation_patching,
-    bootstrap_share,
-    hessian_lipschitz,
-    hvp,
-    load_model,
-    reference_pair,
-)
+from hvp_utils import PatchedMetric, activation_patching, hvp, load_model, reference_pair
+from hvp_utils.reliability import hessian_lipschitz
+from hvp_utils.stats import Interval, bootstrap_share
 from studies import lipschitz_hessian as study
 from studies.lipschitz_hessian import exact, judged, line
 from studies.lipschitz_hessian.remainders import threshold

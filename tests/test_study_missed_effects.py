@@ -13,16 +13,15 @@ from test_patched_metric import assert_close
 from tiny_models import tiny_model, tiny_pair, tiny_task
 
 from hvp_utils import (
-    VERDICTS,
-    ModelSizes,
     PatchedMetric,
     activation_patching,
     attribution_patching,
-    pass_flops,
     plots,
     reference_pair,
     row_screen,
 )
+from hvp_utils.claims import VERDICTS
+from hvp_utils.plans import ModelSizes, pass_flops
 from hvp_utils.reliability import missed_bound
 from studies import common
 from studies import missed_effects as study

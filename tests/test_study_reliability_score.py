@@ -14,9 +14,9 @@ import xarray as xr
 from scipy.stats import spearmanr
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import Interval, PatchedMetric, activation_patching, attribution_patching
+from hvp_utils import PatchedMetric, activation_patching, attribution_patching
 from hvp_utils.estimators import quadratic_term
-from hvp_utils.stats import holm
+from hvp_utils.stats import Interval, holm
 from studies import reliability_score as study
 
 RESULTS = Path(__file__).parents[1] / "notebooks" / "results"

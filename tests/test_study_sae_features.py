@@ -12,23 +12,20 @@ from test_sae_features import random_sae, write_sae_lens
 from tiny_models import tiny_model, tiny_task
 
 from hvp_utils import (
-    Interval,
-    ModelSizes,
     PatchedMetric,
     SAEFeatures,
     activation_patching,
     attribution_patching,
-    diagonal,
     hvp,
     integrated_gradients,
     make_prompts,
     model_sizes,
     ms_hvp,
     plots,
-    spearman,
-    top_k_overlap,
-    top_k_relative_error,
 )
+from hvp_utils.curvature import diagonal
+from hvp_utils.plans import ModelSizes
+from hvp_utils.stats import Interval, spearman, top_k_overlap, top_k_relative_error
 from studies import common, prices
 from studies import sae_features as study
 from studies.sae_features import measuring, precision

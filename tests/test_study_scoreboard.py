@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from hvp_utils import VERDICTS, Interval
+from hvp_utils.claims import VERDICTS
+from hvp_utils.stats import Interval
 from studies import is_it_worth_it as worth
 from studies import scoreboard
 from studies.scoreboard.others import KINDS, TASKS

@@ -11,7 +11,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tiny_models import tiny_model, tiny_pair
 
-from hvp_utils import Interval, PatchedMetric, activation_patching, hvp, model_sizes, passes
+from hvp_utils import PatchedMetric, activation_patching, hvp, model_sizes
+from hvp_utils.plans import passes
+from hvp_utils.stats import Interval
 from studies import is_it_worth_it as worth
 from studies import prices
 from studies import screen_flag_fix as study

@@ -19,22 +19,17 @@ from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, PROMPTS, tiny_model, tiny_ta
 from typer.testing import CliRunner
 
 import hvp_utils
-from hvp_utils import (
-    COMPONENT_KINDS,
-    ESTIMATORS,
-    MODELS,
-    TASKS,
-    PatchedMetric,
-    find_estimator,
-    hessian_lipschitz,
-    provenance,
-    row_norms,
-    stats,
-    sweep,
-    sweeps,
-)
+from hvp_utils import PatchedMetric, stats, sweep, sweeps
+from hvp_utils import store as store_module
 from hvp_utils.__main__ import app
+from hvp_utils.components import COMPONENT_KINDS
+from hvp_utils.curvature import row_norms
+from hvp_utils.estimators import ESTIMATORS, find_estimator
 from hvp_utils.estimators.names import find
+from hvp_utils.models import MODELS
+from hvp_utils.reliability import hessian_lipschitz
+from hvp_utils.sweeps import provenance
+from hvp_utils.tasks import TASKS
 
 ALL = ("activation_patching", "attribution_patching", "hvp", "ms_hvp:2", "ms_hvp:4")
 
@@ -586,9 +581,12 @@ def die():
 def computing(bridge, pairs, *rest):
     return die() if pairs[0].name == "tiny 2" else batch(bridge, pairs, *rest)
 
+written = []
+
 def writing(self, path, **kwargs):
     to_netcdf(self, path, **kwargs)
-    if self.sizes["prompt"] == 4:  # half of the file has reached the disk
+    written.append(path)
+    if len(written) == 2:  # half of the second batch has reached the disk
         os.truncate(path, os.path.getsize(path) // 2)
         die()
 
@@ -617,13 +615,216 @@ def test_kill_minus_nine_loses_one_batch_at_most(bridge, tmp_path, made):
             child.kill()
     expected = sweep(bridge, tiny_task, ["hvp"], 4)
     for store in stores.values():
-        with xr.open_dataset(the_file(store), engine="h5netcdf") as left:
+        (folder,) = store.glob(".*.parts")
+        with xr.open_dataset(the_file(folder), engine="h5netcdf") as left:
             assert left.sizes["prompt"] == 2
         made.clear()
         results = sweep(bridge, tiny_task, ["hvp"], 4, store=store)
         assert made == ["tiny 2", "tiny 3"]
         assert_same_numbers(results, expected)
         assert {path.suffix for path in store.iterdir()} == {".nc", ".lock"}
+
+
+class Ledger:
+    """Which prompts have reached the store, and which were computed after they had."""
+
+    def __init__(self, monkeypatch):
+        self.stored, self.again = set(), []
+        batch, add_part = sweeps._batch, sweeps.add_part
+
+        def watched_batch(bridge, pairs, *rest):
+            self.again += [pair.name for pair in pairs if pair.name in self.stored]
+            return batch(bridge, pairs, *rest)
+
+        def watched_part(part, path, number):
+            add_part(part, path, number)
+            held = part.prompt.values.tolist() if "prompt" in part.coords else [0]
+            self.stored |= {f"tiny {n}" for n in held}
+
+        monkeypatch.setattr(sweeps, "_batch", watched_batch)
+        monkeypatch.setattr(sweeps, "add_part", watched_part)
+
+
+class Died(BaseException):
+    """The process is gone: nothing catches this, and nothing more is done to the disk."""
+
+
+def dies_at(patch, step, for_good):
+    """Let the disk fail at its n-th operation, and if for good at each one after it.
+
+    Returns:
+        A list of what was done to the disk.
+    """
+    done = []
+
+    def failing(name, do):
+        def operation(*args, **kwargs):
+            done.append(name)
+            n = len(done)
+            if n == step or (for_good and n > step):
+                if name == "to_netcdf" and n == step:
+                    do(*args, **kwargs)  # half a file
+                    os.truncate(args[1], os.path.getsize(args[1]) // 2)
+                raise Died if for_good else OSError("No space left on device")
+            return do(*args, **kwargs)
+
+        return operation
+
+    patch.setattr(xr.Dataset, "to_netcdf", failing("to_netcdf", xr.Dataset.to_netcdf))
+    patch.setattr(store_module.os, "fsync", failing("fsync", os.fsync))
+    for name in ("replace", "unlink", "rmdir"):
+        patch.setattr(Path, name, failing(name, getattr(Path, name)))
+    return done
+
+
+@pytest.mark.parametrize("for_good", (True, False))
+@pytest.mark.parametrize("begun", (0, 1))
+def test_whatever_fails_on_the_disk_nothing_finished_is_lost(
+    begun, for_good, bridge, tmp_path, monkeypatch
+):
+    """Every operation fails once, in a new store and in one that already holds a prompt."""
+    expected = sweep(bridge, tiny_task, ["attribution_patching"], 3)
+    arguments = (bridge, tiny_task, ["attribution_patching"])
+    for step in range(1, 100):
+        store = tmp_path / str(step)
+        if begun:
+            sweep(*arguments, begun, store=store)
+        with monkeypatch.context() as patch:
+            ledger = Ledger(patch)
+            with monkeypatch.context() as disk:
+                done = dies_at(disk, step, for_good)
+                try:
+                    sweep(*arguments, 3, store=store, prompts_per_batch=1)
+                except (Died, OSError):
+                    pass
+                else:
+                    break
+            for path in store.glob("*.nc"):  # a reader sees a whole file or none
+                xr.load_dataset(path, engine="h5netcdf")
+            before = set(ledger.stored)
+            results = sweep(*arguments, 3, store=store)
+            assert ledger.again == [], (step, done)
+        assert_same_numbers(results, expected)
+        assert {path.suffix for path in store.iterdir()} <= {".nc", ".lock", ".parts"}
+        assert _set_aside(store) == []
+        # What has been merged and could not be removed does no harm, and goes next time.
+        sweep(*arguments, 4, store=store)
+        assert {path.suffix for path in store.iterdir()} == {".nc", ".lock"}
+    batches = 3 - begun
+    assert len(done) == step - 1 == 3 * (batches + 1) + batches + 1
+    assert len(before) == batches
+
+
+RANDOMLY_KILLED = """
+import sys
+from pathlib import Path
+import torch
+from hvp_utils import sweep, sweeps
+from tiny_models import tiny_model, tiny_task
+
+store, log = (Path(argument) for argument in sys.argv[1:])
+batch, add_part = sweeps._batch, sweeps.add_part
+
+def say(*words):
+    with log.open("a") as file:
+        file.write(" ".join(map(str, words)) + "\n")
+
+def watched_batch(bridge, pairs, *rest):
+    say("computes", pairs[0].name.split()[1])
+    return batch(bridge, pairs, *rest)
+
+def watched_part(part, *rest):
+    add_part(part, *rest)
+    say("stored", part.prompt.item() if "prompt" in part.coords else 0)
+
+sweeps._batch, sweeps.add_part = watched_batch, watched_part
+model = tiny_model("llama", torch.float32)
+say("begins")
+sweep(model, tiny_task, ["hvp"], 60, store=store, prompts_per_batch=1)
+say("ends")
+"""
+
+
+def test_killed_at_random_moments(bridge, tmp_path):
+    """Three times, and then left alone. Meanwhile readers see a whole file or none."""
+    script, store, log = (tmp_path / name for name in ("killed.py", "store", "log"))
+    script.write_text(RANDOMLY_KILLED)
+    log.touch()
+    random = np.random.default_rng()  # not seeded: over the years it tries every moment
+    delays = random.uniform(0, 2.5, 3)
+    for delay in [*delays, None]:
+        begun = log.read_text().count("begins")
+        child = subprocess.Popen([sys.executable, script, store, log], env=environment())
+        try:
+            while log.read_text().count("begins") == begun:
+                assert child.poll() is None
+                time.sleep(0.02)
+            if delay is None:
+                assert child.wait(timeout=300) == 0
+            else:
+                time.sleep(delay)
+        finally:
+            child.kill()
+            child.wait()
+        for path in store.glob("*.nc"):
+            assert 0 < xr.load_dataset(path, engine="h5netcdf").sizes["prompt"] <= 60
+    stored = set()
+    for line in log.read_text().splitlines():
+        what, _, n = line.partition(" ")
+        assert not (what == "computes" and n in stored), (line, delays)
+        stored |= {n} if what == "stored" else set()
+    assert line == "ends" and len(stored) >= 57  # a kill may come between storing and saying so
+    results = xr.load_dataset(the_file(store), engine="h5netcdf")
+    assert_same_numbers(results, sweep(bridge, tiny_task, ["hvp"], 60))
+    assert {path.suffix for path in store.iterdir()} == {".nc", ".lock"}
+
+
+@pytest.mark.parametrize("n", (5, 20))
+def test_a_store_grows_linearly(n, bridge, tmp_path, monkeypatch):
+    """A prompt is written twice, as a part and into the file, however many there are."""
+    sizes, write = [], store_module.write
+
+    def counted(done, path):
+        sizes.append(done.sizes["prompt"])
+        write(done, path)
+
+    monkeypatch.setattr(store_module, "write", counted)
+    monkeypatch.setattr(sweeps, "write", counted)
+    arguments = (bridge, tiny_task, ["attribution_patching"])
+    sweep(*arguments, n, store=tmp_path, prompts_per_batch=1)
+    assert sizes == [1] * n + [n]
+    sizes.clear()
+    sweep(*arguments, n + 2, store=tmp_path)
+    assert sizes == [2, n + 2]
+
+
+def test_parts_of_another_sweep_are_set_aside(bridge, tmp_path, made, caplog):
+    """A part is trusted no more than a file is."""
+    arguments = (bridge, tiny_task, ["attribution_patching"])
+    first = sweep(*arguments, 2, store=tmp_path)
+    path = the_file(tmp_path)
+    whole = xr.load_dataset(path, engine="h5netcdf")
+    store_module.add_part(whole.assign_attrs(seed=7) * 2, path, 0)
+    store_module.add_part(whole.isel(prompt=[1]), path, 1)
+    damaged = tmp_path / f".{path.name}.parts" / "000001.nc"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    made.clear()
+    again = sweep(*arguments, 3, store=tmp_path)
+    assert made == ["tiny 2"]
+    assert_same_numbers(again.isel(prompt=slice(2)), first)
+    assert len(_set_aside(damaged.parent)) == 2
+    assert "cannot be read" in caplog.text and "its seed is" in caplog.text
+
+
+def test_committed_files_are_read_and_left_as_they_are():
+    """Those that the notebooks read were written before there were parts."""
+    files = sorted((Path(__file__).parents[1] / "notebooks" / "results").glob("*.nc"))
+    assert len(files) > 10
+    for path in files[:: len(files) // 10]:
+        before = path.read_bytes()
+        held = store_module.read(path, {"format": 1})
+        assert held is not None and sweeps._numbers(held) == [*range(held.sizes["prompt"])]
+        assert path.read_bytes() == before
 
 
 # --- where a number comes from ---------------------------------------------------------------
@@ -686,7 +887,7 @@ def ragged_task(model, n, seed=0):
     [
         ({"estimators": ["hpv"]}, "Unknown estimator 'hpv'"),
         ({"estimators": ["hvp"], "top": 3}, 'top needs "activation_patching"'),
-        ({"n_prompts": 0}, "n_prompts must be at least 1, not 0"),
+        ({"n_prompts": 0}, "n_prompts must be a whole number of at least 1, not 0"),
         ({"task": "riddles"}, "unknown task 'riddles'"),
         ({"direction": "sideways"}, "direction must be"),
         ({"components": "eyes"}, "Unknown components 'eyes'"),

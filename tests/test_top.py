@@ -10,17 +10,16 @@ from typer.testing import CliRunner
 
 import hvp_utils
 from hvp_utils import (
-    ModelSizes,
     PatchedMetric,
     activation_patching,
     attribution_patching,
-    pass_flops,
     reference_pair,
     row_screen,
     top,
     top_effects,
 )
 from hvp_utils.__main__ import app
+from hvp_utils.plans import ModelSizes, pass_flops
 
 
 def brute_force(M, k, n_patched, seed=0):

@@ -11,6 +11,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import run_notebooks
+import setup_cell
 import typer
 
 LINES, WORDS, FIGURES, TABLES, ROWS, CELL, HIDDEN = 350, 1500, 3, 3, 8, 15, 1 / 5
@@ -18,8 +19,8 @@ HIDING = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 
 
 def code_lines(source):
-    """Lines of a cell, without those that import something and those of Colab's setup."""
-    if "google.colab" in source:
+    """Lines of a cell, without those that import something and those of the setup."""
+    if source.startswith(setup_cell.FIRST_LINE):
         return []
     text = re.sub(r"^(\s*)[!%].*$", r"\1pass", source, flags=re.MULTILINE)
     imports = {
@@ -41,7 +42,8 @@ def tables_of(text):
 
 
 def words_of(text):
-    """How many words a reader reads: no tables, links' targets, tags or fences."""
+    """How many words a reader reads: no tables, links' targets, tags, fences or fenced Python."""
+    text = re.sub(r"^ *```python\n.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^[ >]*\|.*$|^:{3,}.*$|^`{3,}.*$|^:\w+:.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\]\([^)]*\)|<[^>]*>", " ", text)
     return len(re.findall(r"\b[\w'’-]*\w", re.sub(r"\$[^$]*\$", "formula", text)))
@@ -50,8 +52,11 @@ def words_of(text):
 def measures(source, nb):
     """What the limits are about."""
     shown = {"figures": 0, "tables": [], "words": 0, "cell": 0}
-    code = hidden = 0
+    code = hidden = setup = 0
     for cell in nb.cells:
+        if cell.source.startswith(setup_cell.FIRST_LINE):  # the same in all lessons
+            setup = len(cell.source.splitlines())
+            continue
         if cell.cell_type == "markdown":
             shown["words"] += words_of(cell.source)
             shown["tables"] += tables_of(cell.source)
@@ -68,7 +73,8 @@ def measures(source, nb):
             if "<table" in data.get("text/html", ""):
                 shown["tables"].append(data["text/html"].count("<tr") - 1)
             shown["figures"] += any(kind.startswith("image/") for kind in data)
-    return shown | {"lines": len(source.splitlines()), "hidden": hidden / max(code, 1)}
+    lines = len(source.splitlines()) - setup
+    return shown | {"lines": lines, "hidden": hidden / max(code, 1)}
 
 
 def faults(source, nb):

@@ -3,9 +3,9 @@ r"""Execute the chapters: notebooks/NN_name.py (the source) becomes notebooks/NN
 Evidence pages, notebooks/evidence/NN_name.py, are chapters too. Every page runs in notebooks/, so
 that `results` and `import studies` mean the same on all of them.
 
-A chapter runs only when it is out of date: its source, the studies that it imports or the hvp_utils
-package changed since the run that its .ipynb records. The new .ipynb replaces the old one when the
-whole chapter has run without an error, so a failure leaves the old one as it was.
+A chapter runs only when it is out of date: its source, the studies or checks that it imports or the
+hvp_utils package changed since the run that its .ipynb records. The new .ipynb replaces the old one
+when the whole chapter has run without an error, so a failure leaves the old one as it was.
 
 The .ipynb files beside the sources are the published ones and always hold a run with the defaults:
 `make notebooks` writes them. Everything else gives another --out, as `make book` does, and leaves
@@ -123,23 +123,27 @@ def page_name(source: Path) -> str:
 
 
 def studies_hash(source: Path) -> str:
-    """Return one sha256 over the studies that a page imports by name, "" if there are none."""
-    if "studies" not in (text := source.read_text(encoding="utf-8")):
+    """Return one sha256 over the studies and checks that a page imports by name, "" without any."""
+    text, names = source.read_text(encoding="utf-8"), {"studies": set(), "checks": set()}
+    if not any(folder in text for folder in names):
         return ""
-    names = set()
     # Lines that start with ! or % are for IPython; Python cannot parse them.
     for node in ast.walk(ast.parse(re.sub(r"^(\s*)[!%].*$", r"\1pass", text, flags=re.MULTILINE))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "studies":
-            below = node.module.split(".")[1:]
-            names |= set(below[:1]) or {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            folder, *below = (node.module or "").split(".")
+            if folder in names:
+                names[folder] |= set(below[:1]) or {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             parts = [alias.name.split(".") for alias in node.names]
-            names |= {part[1] for part in parts if part[0] == "studies" and len(part) > 1}
-    folder = home(source) / "studies"
-    files = [folder / f"{name}.py" for name in sorted(names - {"common"})]
-    for name in sorted(names):  # a study may be a folder
-        files += sorted((folder / name).glob("*.py"))
-    lines = [f"{f.relative_to(folder)} {source_hash(f)}" for f in files if f.exists()]
+            for folder in names:
+                names[folder] |= {p[1] for p in parts if p[0] == folder and len(p) > 1}
+    lines = []
+    for name, found in names.items():
+        folder = home(source) / name
+        files = [folder / f"{module}.py" for module in sorted(found - {"common"})]
+        for module in sorted(found):  # a study may be a folder
+            files += sorted((folder / module).glob("*.py"))
+        lines += [f"{f.relative_to(folder)} {source_hash(f)}" for f in files if f.exists()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
 
@@ -151,7 +155,7 @@ def out_of_date(source: Path, target: Path) -> str:
     if recorded.get("source_sha256") != source_hash(source):
         return "its source changed"
     if recorded.get("studies_sha256", "") != studies_hash(source):
-        return "its study changed"
+        return "its study or its checks changed"
     if recorded.get("package_sha256") != package_hash():
         return "hvp_utils changed"
     return ""
@@ -220,7 +224,7 @@ def processor_name() -> str:
 
 
 def revision(source: Path) -> str:
-    """Return the git commit, "+dirty" if the chapter, the studies or hvp_utils differ from it."""
+    """Return the git commit, "+dirty" if the chapter or what it imports differs from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
@@ -228,7 +232,8 @@ def revision(source: Path) -> str:
 
     try:
         changed = git(
-            "status", "--porcelain", "--", "hvp_utils", "notebooks/studies", str(source.resolve())
+            *("status", "--porcelain", "--", "hvp_utils", "notebooks/studies", "notebooks/checks"),
+            str(source.resolve()),
         )
         commit = git("rev-parse", "--verify", "--quiet", "HEAD") or "uncommitted"
     except FileNotFoundError:  # no git on this machine

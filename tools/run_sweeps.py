@@ -15,7 +15,9 @@ from typing import Annotated
 
 import typer
 
-from hvp_utils import NONLINEARITIES, QUADRATURES, sweep
+from hvp_utils import sweep
+from hvp_utils.backward_rules import NONLINEARITIES
+from hvp_utils.estimators import QUADRATURES
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STORE = NOTEBOOKS / "results"

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from hvp_utils import TASKS, make_prompts
+from hvp_utils import make_prompts
+from hvp_utils.tasks import TASKS
 
 #: Packages whose documentation strings are read, with their licences.
 PACKAGES = {

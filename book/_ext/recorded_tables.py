@@ -1,4 +1,4 @@
-"""Two directives that show what was recorded when the book was made.
+"""Directives that show what was recorded when the book was made, and what its sources say.
 
 `{notebook-status}` reads the metadata that tools/run_notebooks.py leaves in every executed chapter;
 `{benchmark-results}` reads what benchmarks/run.py wrote. Both read at build time, so that no number
@@ -6,8 +6,10 @@ on those pages is typed by hand.
 """
 
 import json
+import re
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
@@ -84,6 +86,69 @@ def benchmark_results(root: Path) -> tuple[str, list[Path]]:
     return f"{table(header, rows)}\nMeasured on this machine: {machine}.\n", [file]
 
 
+KINDS = {  # the columns of the table of architectures
+    "heads": ("heads", "mlp_out", "resid"),
+    "queries, keys, values": ("queries", "keys", "values"),
+    "neurons": ("neurons_pre", "neurons_post"),
+    "edges": ("edges",),
+}
+
+
+def architectures(root: Path) -> tuple[str, list[Path]]:
+    """Return a table of what agrees with plain hooks, and why the rest is refused, and its file."""
+    file = root / "book" / "_static" / "architectures.json"
+    rows, reasons = [], []
+    for found in json.loads(file.read_text(encoding="utf-8")).values():
+        marks = []
+        for kinds in KINDS.values():
+            refused = [found[kind] for kind in kinds if found[kind] != "agrees"]
+            if not refused:
+                marks.append("yes")
+                continue
+            why = re.split(r" (?:are not supported: |has |have )", refused[0], maxsplit=1)[-1]
+            why = re.split(r"(?<=[^.])\. ", why, maxsplit=1)[0].rstrip(".")
+            why = re.sub(r"blocks\.\d+\.[\w.]+", "a hook", why)
+            why = re.sub(r"\((\w+) = [\d.]+\)", r"(\1)", why)
+            why = re.sub(r"^layers of type \w+: ", "", why)
+            why = re.sub(r"^(latent attention).*", r"\1: heads share compressed activations", why)
+            if why not in reasons:
+                reasons.append(why)
+            marks.append(f"no ({reasons.index(why) + 1})")
+        rows.append([f"`{found['class']}`", *marks])
+    notes = "\n".join(f"{i}. {why[0].upper()}{why[1:]}." for i, why in enumerate(reasons, 1))
+    return f"{table(['Class', *KINDS], rows)}\nWhy not:\n\n{notes}\n", [file]
+
+
+def problem_sets(root: Path) -> tuple[str, list[Path]]:
+    """Return a table of the problem sets, with links that follow _config.yml, and its files."""
+    config = root / "_config.yml"
+    files = sorted((root / "coursework").glob("[0-9]_*.py"))
+    repository = yaml.safe_load(config.read_text(encoding="utf-8"))["repository"]
+    place = repository["url"].removeprefix("https://github.com/") + f"/blob/{repository['branch']}"
+    rows = []
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        head = " ".join(re.sub(r"^# ?", "", text[:3000], flags=re.MULTILINE).split())
+        number, title = re.search(r"^# # Problem set (\d)\. (.+)$", text, re.MULTILINE).groups()
+        needs, points = re.search(
+            r"\*\*You need\*\* chapters? (.+?)(?: of the book.*?)?\..*?\*\*Points\*\*: (\d+)", head
+        ).groups()
+        notebook = f"coursework/student/set{number}/set{number}.ipynb"
+        rows.append(
+            [
+                number,
+                title,
+                needs,
+                str(len(re.findall(r"^# # BEGIN QUESTION$", text, re.MULTILINE))),
+                points,
+                f"[Colab](https://colab.research.google.com/github/{place}/{notebook})",
+                f"[notebook](https://github.com/{place}/{notebook})",
+            ]
+        )
+    header = ["Set", "About", "After chapters", "Exercises", "Points", "Open", "Look at"]
+    return table(header, rows), [config, *files]
+
+
 class RecordedTable(Directive):
     """A directive without content that parses the Markdown which `read` returns."""
 
@@ -110,8 +175,22 @@ class BenchmarkResults(RecordedTable):
     read = staticmethod(benchmark_results)
 
 
+class Architectures(RecordedTable):
+    """`{architectures}`: what agrees with plain hooks, as tests/test_architectures.py saw."""
+
+    read = staticmethod(architectures)
+
+
+class ProblemSets(RecordedTable):
+    """`{problem-sets}`: what the problem sets say of themselves."""
+
+    read = staticmethod(problem_sets)
+
+
 def setup(app) -> dict:
     """Register the directives."""
     app.add_directive("notebook-status", NotebookStatus)
     app.add_directive("benchmark-results", BenchmarkResults)
+    app.add_directive("architectures", Architectures)
+    app.add_directive("problem-sets", ProblemSets)
     return {"parallel_read_safe": True}

@@ -1,7 +1,7 @@
 """What all studies need: stored sweeps of several models and tasks, tables and claims on a page.
 
 A sweep is an ``xarray.Dataset`` [prompt, component]; ``tidy`` makes a DataFrame of some, with one
-row for each model, task, prompt and component. Intervals are ``hvp_utils.Interval`` throughout,
+row for each model, task, prompt and component. Intervals are ``hvp_utils.stats.Interval`` throughout,
 also as cells of a DataFrame, and ``show`` formats them.
 """
 
@@ -21,20 +21,11 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 from transformer_lens.model_bridge import TransformerBridge
 
-from hvp_utils import (
-    VERDICTS,
-    Claim,
-    Interval,
-    bootstrap_ci,
-    claims_table,
-    load_model,
-    model_origin,
-    paired_bootstrap,
-    sweep,
-    write_claims,
-)
+from hvp_utils import load_model, sweep
 from hvp_utils import store as files
-from hvp_utils.stats import holm
+from hvp_utils.claims import VERDICTS, Claim, claims_table, write_claims
+from hvp_utils.models import model_origin
+from hvp_utils.stats import Interval, bootstrap_ci, holm, paired_bootstrap
 
 __all__ = [
     "BOOK_MODEL",
@@ -141,7 +132,7 @@ def intervals(
     """A statistic of ``value`` for each group, with its bootstrap interval.
 
     The rows of a group are what is resampled: one for each prompt. ``options`` are those of
-    ``hvp_utils.bootstrap_ci``.
+    ``hvp_utils.stats.bootstrap_ci``.
     """
     groups = table.groupby(list(by), sort=False)[value]
     found = [

@@ -12,14 +12,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from hvp_utils import (
-    PatchedMetric,
-    PromptPair,
-    load_model,
-    make_prompts,
-    provenance,
-    reference_pair,
-)
+from hvp_utils import PatchedMetric, PromptPair, load_model, make_prompts, reference_pair
+from hvp_utils.sweeps import provenance
 
 from . import common
 

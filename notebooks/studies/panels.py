@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hvp_utils import Interval
+from hvp_utils.stats import Interval
 
 from .common import settings_of
 

@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from hvp_utils import ModelSizes, plan
+from hvp_utils import plan
+from hvp_utils.plans import ModelSizes
 
 __all__ = ["DISTURBED", "counted", "steady", "timed", "to_show", "why_not"]
 

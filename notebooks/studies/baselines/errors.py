@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import Interval, top_k_relative_error
-from hvp_utils.stats import holm
+from hvp_utils.stats import Interval, holm, top_k_relative_error
 
 from .. import common
 from ..common import settings_of

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hvp_utils import bootstrap_ci, plots
+from hvp_utils import plots
+from hvp_utils.stats import bootstrap_ci
 
 from ..common import settings_of
 from ..panels import bars, headline, panels

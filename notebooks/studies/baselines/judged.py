@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hvp_utils import Claim, verdict
+from hvp_utils.claims import Claim, verdict
 
 from .. import common
 from ..common import settings_of, span

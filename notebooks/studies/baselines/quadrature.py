@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hvp_utils import Interval, PatchedMetric, bootstrap_ci
+from hvp_utils import PatchedMetric
 from hvp_utils.estimators.integrals import quadrature
-from hvp_utils.stats import holm
+from hvp_utils.stats import Interval, bootstrap_ci, holm
 
 from ..common import settings_of
 from .errors import compared

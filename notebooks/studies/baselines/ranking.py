@@ -8,13 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import (
-    PatchedMetric,
-    ResolvedPair,
-    atp_star,
-    kendall_tau,
-    top_k_overlap,
-)
+from hvp_utils import PatchedMetric, atp_star
+from hvp_utils.stats import kendall_tau, top_k_overlap
+from hvp_utils.tasks import ResolvedPair
 
 from .. import common
 from .errors import Cell, compared

@@ -9,7 +9,8 @@ import pandas as pd
 import scipy.stats
 import torch
 
-from hvp_utils import Interval, PatchedMetric, PromptPair, bootstrap_ci, reliability_score
+from hvp_utils import PatchedMetric, PromptPair, reliability_score
+from hvp_utils.stats import Interval, bootstrap_ci
 
 from .. import common
 from .ranking import Scores

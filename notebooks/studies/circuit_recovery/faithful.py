@@ -18,16 +18,10 @@ import xarray as xr
 from jaxtyping import Bool
 from numpy import ndarray
 
-from hvp_utils import (
-    Interval,
-    PatchedMetric,
-    load_model,
-    make_prompts,
-    provenance,
-    store,
-    top_k_overlap,
-)
+from hvp_utils import PatchedMetric, load_model, make_prompts, store
 from hvp_utils.circuits import Kept, faithfulness
+from hvp_utils.stats import Interval, top_k_overlap
+from hvp_utils.sweeps import provenance
 
 from .ranking import KS, Scores, top
 

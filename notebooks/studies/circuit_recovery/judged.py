@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Claim, top_k_relative_error, verdict
+from hvp_utils.claims import Claim, verdict
+from hvp_utils.stats import top_k_relative_error
 
 from .. import common
 from .case import case, underestimation

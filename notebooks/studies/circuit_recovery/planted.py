@@ -10,17 +10,15 @@ import pandas as pd
 import torch
 
 from hvp_utils import (
-    Auroc,
     PatchedMetric,
     PromptPair,
     activation_patching,
     attribution_patching,
     hvp,
-    kendall_tau,
     ms_hvp,
-    top_k_overlap,
 )
 from hvp_utils.planted import planted_model
+from hvp_utils.stats import Auroc, kendall_tau, top_k_overlap
 
 ESTIMATES = {
     "truth": activation_patching,

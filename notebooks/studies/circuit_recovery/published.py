@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Auroc
+from hvp_utils.stats import Auroc
 
 from .ranking import Scores, top
 

@@ -15,8 +15,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from hvp_utils import Interval, kendall_tau, top_k_overlap
-from hvp_utils.stats import ndcg
+from hvp_utils.stats import Interval, kendall_tau, ndcg, top_k_overlap
 
 from .. import common
 from ..is_it_worth_it import N_PATCHED, ROWS, RULES, patched

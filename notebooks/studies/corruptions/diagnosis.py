@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from hvp_utils import Interval, bootstrap_ci, bootstrap_share
+from hvp_utils.stats import Interval, bootstrap_ci, bootstrap_share
 
 from .. import common
 from .errors import ESTIMATORS, NAMES, SAME_PROMPTS, K, Sweeps, direction_of

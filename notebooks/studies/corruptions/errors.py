@@ -13,7 +13,8 @@ import xarray as xr
 from numpy import ndarray
 from numpy.typing import ArrayLike
 
-from hvp_utils import Interval, sweep, top_k_relative_error
+from hvp_utils import sweep
+from hvp_utils.stats import Interval, top_k_relative_error
 
 from .. import common
 
@@ -138,7 +139,7 @@ def of_means(
         function: Takes as many means as there are ``values``, numbers or arrays.
         values: One number a prompt each.
         n_resamples: Resamples.
-        seed: Of the resampling; the draws are those of ``hvp_utils.bootstrap_ci``.
+        seed: Of the resampling; the draws are those of ``hvp_utils.stats.bootstrap_ci``.
     """
     values = [np.asarray(v, float) for v in values]
     n = len(values[0])

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import ModelSizes, PatchedMetric, make_prompts, top_effects
+from hvp_utils import PatchedMetric, make_prompts, top_effects
+from hvp_utils.plans import ModelSizes
 
 from ..prices import counted
 from .errors import ESTIMATORS, K, Sweeps, direction_of

@@ -13,16 +13,15 @@ import pandas as pd
 import torch
 
 from hvp_utils import (
-    Interval,
     PatchedMetric,
     activation_patching,
     attribution_patching,
     hvp,
     make_prompts,
     ms_hvp,
-    top_k_relative_error,
 )
 from hvp_utils.patched_metric import AxisDerivatives
+from hvp_utils.stats import Interval, top_k_relative_error
 
 from ..circuit_recovery import head_curve
 from .errors import CORRUPTIONS, ESTIMATORS, SAME_PROMPTS, K, Sweeps, direction_of, of_means

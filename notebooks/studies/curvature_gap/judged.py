@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hvp_utils import Claim, bootstrap_share, verdict
+from hvp_utils.claims import Claim, verdict
+from hvp_utils.stats import bootstrap_share
 
 from .. import common
 from ..common import listed

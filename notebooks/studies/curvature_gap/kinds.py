@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import NONLINEARITIES, Interval, bootstrap_ci, bootstrap_share, top_k_relative_error
+from hvp_utils.backward_rules import NONLINEARITIES
+from hvp_utils.stats import Interval, bootstrap_ci, bootstrap_share, top_k_relative_error
 
 from .. import common
 from .neurons import SETTING, Difference, grids

@@ -15,16 +15,14 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from hvp_utils import (
+from hvp_utils import PatchedMetric, PromptPair, quadratic_term
+from hvp_utils.backward_rules import linearised
+from hvp_utils.estimators import local_quadratic_term
+from hvp_utils.stats import (
     Interval,
-    PatchedMetric,
-    PromptPair,
     bootstrap_ci,
     bootstrap_share,
-    linearised,
-    local_quadratic_term,
     paired_bootstrap,
-    quadratic_term,
     top_k_relative_error,
 )
 

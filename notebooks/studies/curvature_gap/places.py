@@ -19,11 +19,11 @@ from hvp_utils import (
     PromptPair,
     activation_patching,
     attribution_patching,
-    linearised,
     quadratic_term,
-    quadratic_without,
-    top_k_relative_error,
 )
+from hvp_utils.backward_rules import linearised
+from hvp_utils.estimators import quadratic_without
+from hvp_utils.stats import top_k_relative_error
 
 from .kinds import KINDS
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from hvp_utils import Claim, verdict
-from hvp_utils.claims import VERDICTS
+from hvp_utils.claims import VERDICTS, Claim, verdict
 
 from ..common import settings_of
 from .explain import better_estimates_better_circuits, estimates_and_circuits

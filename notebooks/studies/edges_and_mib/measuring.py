@@ -22,17 +22,16 @@ from hvp_utils import (
     PatchedMetric,
     activation_patching,
     attribution_patching,
-    diagonal,
-    find_estimator,
     hvp,
     load_model,
-    local_quadratic_term,
     make_prompts,
-    provenance,
 )
 from hvp_utils.circuits import FRACTIONS, Circuit, edge_pruning, faithfulness, hap, with_kl
+from hvp_utils.curvature import diagonal
+from hvp_utils.estimators import find_estimator, local_quadratic_term
 from hvp_utils.estimators.local import combined
 from hvp_utils.store import only_writer, read, write
+from hvp_utils.sweeps import provenance
 from hvp_utils.tasks import check_tasks
 
 from .. import common

@@ -10,9 +10,8 @@ import pandas as pd
 import xarray as xr
 from scipy.integrate import trapezoid
 
-from hvp_utils import Interval, bootstrap_ci, spearman
 from hvp_utils.circuits import Curve, Kept
-from hvp_utils.stats import holm
+from hvp_utils.stats import Interval, bootstrap_ci, holm, spearman
 
 from .. import common
 

@@ -22,12 +22,12 @@ from hvp_utils import (
     attribution_patching,
     load_model,
     make_prompts,
-    provenance,
     sweep,
 )
 from hvp_utils import diagnosis as d
 from hvp_utils.backward_rules import NONLINEARITIES
 from hvp_utils.estimators.integrals import quadrature
+from hvp_utils.sweeps import provenance
 
 from .. import common
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hvp_utils import Claim, verdict
 from hvp_utils import diagnosis as d
-from hvp_utils.claims import VERDICTS
+from hvp_utils.claims import VERDICTS, Claim, verdict
 
 from .. import common
 from ..edges_and_mib import TASKS as EDGE_TASKS

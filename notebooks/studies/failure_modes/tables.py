@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Interval, bootstrap_share, model_sizes, passes
 from hvp_utils import diagnosis as d
+from hvp_utils import model_sizes
 from hvp_utils.backward_rules import NONLINEARITIES
+from hvp_utils.plans import passes
+from hvp_utils.stats import Interval, bootstrap_share
 
 from .. import prices
 from ..edges_and_mib import tables as edges

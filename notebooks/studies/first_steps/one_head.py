@@ -11,13 +11,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hvp_utils import (
-    PatchedMetric,
-    PromptPair,
-    bootstrap_ci,
-    plots,
-    top_k_relative_error,
-)
+from hvp_utils import PatchedMetric, PromptPair, plots
+from hvp_utils.stats import bootstrap_ci, top_k_relative_error
 from hvp_utils.suffix_run import full_precision
 
 from ..common import tidy

@@ -12,7 +12,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hvp_utils import MODELS, PatchedMetric, model_sizes, plots
+from hvp_utils import PatchedMetric, model_sizes, plots
+from hvp_utils.models import MODELS
 
 from ..common import intervals
 from ..panels import headline

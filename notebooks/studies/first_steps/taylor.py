@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
-from hvp_utils import PatchedMetric, bootstrap_ci, plots
+from hvp_utils import PatchedMetric, plots
+from hvp_utils.stats import bootstrap_ci
 
 from ..common import tidy
 from ..panels import bars, headline, panels

@@ -17,13 +17,13 @@ from hvp_utils import (
     attribution_patching,
     hvp,
     model_sizes,
-    pass_flops,
     plan,
-    row_norms,
     row_screen,
-    screen,
     sketched_hvp,
 )
+from hvp_utils.curvature import row_norms
+from hvp_utils.plans import pass_flops
+from hvp_utils.reliability import screen
 
 from .. import prices
 from .rules import BOTH, FIRST, ROWS, RULES

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hvp_utils import bootstrap_ci
+from hvp_utils.stats import bootstrap_ci
 
 from ..panels import headline, panels
 from .rules import BOTH, FIRST, ROWS, TASKS

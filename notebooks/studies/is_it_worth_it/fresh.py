@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Interval, bootstrap_ci, paired_bootstrap, top_k_relative_error
+from hvp_utils.stats import Interval, bootstrap_ci, paired_bootstrap, top_k_relative_error
 
 from ..common import places
 from .counts import counted

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import top_k_relative_error
+from hvp_utils.stats import top_k_relative_error
 
 from .. import common
 from ..common import places

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from hvp_utils import Claim, verdict
+from hvp_utils.claims import Claim, verdict
 
 from .. import prices
 from ..common import listed

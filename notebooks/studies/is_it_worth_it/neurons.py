@@ -25,9 +25,9 @@ from hvp_utils import (
     make_prompts,
     model_sizes,
     row_screen,
-    screen,
-    top_k_relative_error,
 )
+from hvp_utils.reliability import screen
+from hvp_utils.stats import top_k_relative_error
 from hvp_utils.sweeps import provenance, sweep
 
 from .. import common, prices

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from hvp_utils import bootstrap_ci, top_k_relative_error
+from hvp_utils.stats import bootstrap_ci, top_k_relative_error
 
 from .. import common
 from ..common import places

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from hvp_utils import Diagonal, PatchedMetric, activation_patching, diagonal, sweep
+from hvp_utils import PatchedMetric, activation_patching, sweep
+from hvp_utils.curvature import Diagonal, diagonal
 from hvp_utils.sweeps import provenance
 
 from .. import common

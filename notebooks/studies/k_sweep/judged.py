@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from hvp_utils import Claim, verdict
+from hvp_utils.claims import Claim, verdict
 
 from .. import common
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import Interval, paired_bootstrap, top_k_relative_error
+from hvp_utils.stats import Interval, paired_bootstrap, top_k_relative_error
 
 from .. import common
 

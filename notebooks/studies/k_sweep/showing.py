@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from hvp_utils import ModelSizes, PatchedMetric, plots
+from hvp_utils import PatchedMetric, plots
+from hvp_utils.plans import ModelSizes
 
 from .. import prices
 from ..panels import headline

@@ -9,13 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hvp_utils import (
-    PatchedMetric,
-    activation_patching,
-    hessian_lipschitz,
-    load_model,
-    make_prompts,
-)
+from hvp_utils import PatchedMetric, activation_patching, load_model, make_prompts
+from hvp_utils.reliability import hessian_lipschitz
 
 from .remainders import TASKS
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Claim, Interval, bootstrap_ci, verdict
+from hvp_utils.claims import Claim, verdict
+from hvp_utils.stats import Interval, bootstrap_ci
 
 from .. import common
 from .certify import certificates

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy import ndarray
 from scipy.stats import spearmanr
 
-from hvp_utils import Interval, bootstrap_ci
+from hvp_utils.stats import Interval, bootstrap_ci
 
 Lengths = Mapping[str, Mapping[str, ndarray]]
 

@@ -20,13 +20,8 @@ from numpy import ndarray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hvp_utils import (
-    PatchedMetric,
-    activation_patching,
-    load_model,
-    provenance,
-    reference_pair,
-)
+from hvp_utils import PatchedMetric, activation_patching, load_model, reference_pair
+from hvp_utils.sweeps import provenance
 
 from .. import common
 from .remainders import threshold

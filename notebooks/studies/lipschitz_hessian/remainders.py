@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from hvp_utils import Interval, bootstrap_share, error_bounds
+from hvp_utils import error_bounds
+from hvp_utils.stats import Interval, bootstrap_share
 
 from ..common import tidy
 

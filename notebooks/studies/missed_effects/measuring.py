@@ -21,10 +21,10 @@ from hvp_utils import (
     activation_patching,
     attribution_patching,
     make_prompts,
-    provenance,
     reference_pair,
 )
 from hvp_utils.reliability import missed_bound, row_screen
+from hvp_utils.sweeps import provenance
 
 from .. import common
 

@@ -9,7 +9,9 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import binomtest
 
-from hvp_utils import Interval, ModelSizes, model_sizes, pass_flops
+from hvp_utils import model_sizes
+from hvp_utils.plans import ModelSizes, pass_flops
+from hvp_utils.stats import Interval
 
 from .measuring import CONTROLS, KINDS, coverage, left_out, measure
 

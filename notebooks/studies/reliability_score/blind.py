@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hvp_utils import Auroc, PatchedMetric, PromptPair, activation_patching, reliability_score
+from hvp_utils import PatchedMetric, PromptPair, activation_patching, reliability_score
+from hvp_utils.stats import Auroc
 
 from .measuring import LIMIT, Judged
 

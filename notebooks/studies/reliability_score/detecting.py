@@ -9,8 +9,7 @@ import pandas as pd
 from jaxtyping import Int
 from numpy import ndarray
 
-from hvp_utils import Auroc, bootstrap_ci, bootstrap_share
-from hvp_utils.stats import holm
+from hvp_utils.stats import Auroc, bootstrap_ci, bootstrap_share, holm
 
 from .. import common
 from .measuring import LIMIT, N_RESAMPLES, Judged

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.stats import spearmanr
 
-from hvp_utils import bootstrap_ci
+from hvp_utils.stats import bootstrap_ci
 
 from .measuring import Judged
 

@@ -12,7 +12,8 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from hvp_utils import bootstrap_share, reliability_score
+from hvp_utils import reliability_score
+from hvp_utils.stats import bootstrap_share
 
 from .. import common
 

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hvp_utils import SAE, ModelSizes, load_sae, model_sizes
+from hvp_utils import load_sae, model_sizes
+from hvp_utils.plans import ModelSizes
+from hvp_utils.saes import SAE
 
 __all__ = [
     "DEPTHS",

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from hvp_utils import bootstrap_ci, plots
+from hvp_utils import plots
+from hvp_utils.stats import bootstrap_ci
 
 from ..panels import bars, headline
 

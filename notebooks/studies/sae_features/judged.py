@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hvp_utils import Claim, verdict
+from hvp_utils.claims import Claim, verdict
 
 from .. import common
 from .tables import WITH_ERROR

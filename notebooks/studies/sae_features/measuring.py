@@ -15,22 +15,20 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from hvp_utils import (
-    SAE,
-    Interval,
-    ModelSizes,
     PatchedMetric,
     SAEFeatures,
     activation_patching,
     attribution_patching,
-    bootstrap_ci,
-    diagonal,
     integrated_gradients,
     make_prompts,
     ms_hvp,
-    provenance,
     row_screen,
-    top_k_relative_error,
 )
+from hvp_utils.curvature import diagonal
+from hvp_utils.plans import ModelSizes
+from hvp_utils.saes import SAE
+from hvp_utils.stats import Interval, bootstrap_ci, top_k_relative_error
+from hvp_utils.sweeps import provenance
 
 from .. import common
 from .dictionaries import digest, frame

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from hvp_utils import SAE, PatchedMetric, SAEFeatures, activation_patching, load_model, make_prompts
+from hvp_utils import PatchedMetric, SAEFeatures, activation_patching, load_model, make_prompts
+from hvp_utils.saes import SAE
 
 from .measuring import SEED, TASK
 from .tables import METHODS, rows_of

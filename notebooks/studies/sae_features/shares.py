@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import bootstrap_ci
+from hvp_utils.stats import bootstrap_ci
 
 from ..corruptions import of_means
 from .tables import rows_of

@@ -9,7 +9,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from hvp_utils import PatchedMetric, bootstrap_ci
+from hvp_utils import PatchedMetric
+from hvp_utils.stats import bootstrap_ci
 
 from ..common import listed, span
 from ..corruptions import of_means

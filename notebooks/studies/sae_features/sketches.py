@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import ModelSizes, bootstrap_ci
+from hvp_utils.plans import ModelSizes
+from hvp_utils.stats import bootstrap_ci
 
 from .. import prices
 from ..corruptions import of_means

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import Interval, bootstrap_ci, spearman, top_k_overlap, top_k_relative_error
+from hvp_utils.stats import Interval, bootstrap_ci, spearman, top_k_overlap, top_k_relative_error
 
 from ..corruptions import of_means
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hvp_utils import VERDICTS
+from hvp_utils.claims import VERDICTS
 
 from .items import items_of
 from .others import ARTICLE, REVIEW, TUTORIAL

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hvp_utils import VERDICTS
+from hvp_utils.claims import VERDICTS
 
 from ..panels import headline
 

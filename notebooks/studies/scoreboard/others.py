@@ -12,15 +12,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hvp_utils import (
-    VERDICTS,
-    Claim,
-    model_sizes,
-    passes,
-    spearman,
-    top_k_relative_error,
-    verdict,
-)
+from hvp_utils import model_sizes
+from hvp_utils.claims import VERDICTS, Claim, verdict
+from hvp_utils.plans import passes
+from hvp_utils.stats import spearman, top_k_relative_error
 
 from .. import circuit_recovery, common, prices
 from .. import is_it_worth_it as worth

@@ -7,7 +7,7 @@ from html import escape
 
 import pandas as pd
 
-from hvp_utils import VERDICTS
+from hvp_utils.claims import VERDICTS
 
 from .collect import ORIGINS
 from .items import ITEMS

@@ -15,7 +15,8 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from hvp_utils import reliability_score, top_k_relative_error
+from hvp_utils import reliability_score
+from hvp_utils.stats import top_k_relative_error
 
 from .. import common
 

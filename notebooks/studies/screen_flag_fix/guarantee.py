@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hvp_utils import selective_bound
+from hvp_utils.reliability import selective_bound
 
 from .effects import TASKS, TAU, Effects, repaired
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Claim, verdict
+from hvp_utils.claims import Claim, verdict
 
 from .. import common
 from .effects import TAU

@@ -6,16 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from hvp_utils import (
-    Costs,
-    PatchedMetric,
-    Screened,
-    activation_patching,
-    flag,
-    reliability_score,
-    screen_flag_fix,
-    top_k_relative_error,
-)
+from hvp_utils import PatchedMetric, activation_patching, reliability_score, screen_flag_fix
+from hvp_utils.costs import Costs
+from hvp_utils.reliability import Screened, flag
+from hvp_utils.stats import top_k_relative_error
 
 from .effects import FIXES, TAU
 

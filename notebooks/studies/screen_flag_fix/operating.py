@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from hvp_utils import Interval, bootstrap_ci
+from hvp_utils.stats import Interval, bootstrap_ci
 
 from ..common import places
 from .effects import FIXES, MEASURES, ORACLE, RULES, TAUS, Effects, by_model, pooled, top_5

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hvp_utils import Costs, ModelSizes, bootstrap_ci, model_sizes, pass_flops
-from hvp_utils.stats import Interval
+from hvp_utils import model_sizes
+from hvp_utils.costs import Costs
+from hvp_utils.plans import ModelSizes, pass_flops
+from hvp_utils.stats import Interval, bootstrap_ci
 
 from .. import prices
 from .effects import ROWS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import bootstrap_ci
+from hvp_utils.stats import bootstrap_ci
 
 from .. import common
 from .effects import FIXES, TASKS, Effects, by_model, flagged_by, pooled, still_off, summed, top_5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import bootstrap_ci, bootstrap_share
+from hvp_utils.stats import bootstrap_ci, bootstrap_share
 
 from .. import common
 from .effects import TAU, TAUS, Effects, by_model, pooled, summed, top_5

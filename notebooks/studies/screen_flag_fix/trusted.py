@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hvp_utils import bootstrap_ci
+from hvp_utils.stats import bootstrap_ci
 
 from ..common import places
 from .effects import TASKS, TAU, Effects
