@@ -32,7 +32,9 @@ class Elsewhere(Tensor):
     """A tensor that claims to lie on another device."""
 
     @staticmethod
-    def __new__(cls, numbers: Tensor):
+    def __new__(cls, source: Tensor, _is_param: bool = False, **_):
+        """Of a tensor. accelerate copies parameters with all their attributes."""
+        numbers = _numbers(source)
         self = Tensor._make_wrapper_subclass(
             cls,
             numbers.size(),
@@ -42,6 +44,8 @@ class Elsewhere(Tensor):
             device=META,
         )
         self.numbers = numbers
+        if _is_param:
+            self._is_param = True  # what makes a tensor of a class of its own a parameter
         return self
 
     @classmethod

@@ -150,7 +150,7 @@ def small(config_class, **changes):
 
 
 REFUSED = {
-    "encoder and decoder": lambda: transformers.T5ForConditionalGeneration(
+    "an encoder and a decoder": lambda: transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=D_VOCAB, d_model=32, d_ff=16, num_layers=1, num_heads=4)
     ),
     "no next token": lambda: transformers.BertForMaskedLM(small(transformers.BertConfig)),

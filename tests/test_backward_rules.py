@@ -105,7 +105,8 @@ def test_nothing_is_left_behind(architecture):
 def test_a_rule_that_fails_takes_the_others_with_it():
     bridge = tiny_model("gpt2")
     before = hooks_on(bridge)
-    with pytest.raises(KeyError), changed_backward(bridge, *gim_rules(), drop_layer(N_LAYERS)):
+    rules = (*gim_rules(), drop_layer(N_LAYERS))
+    with pytest.raises(ValueError, match="no layer 3"), changed_backward(bridge, *rules):
         pytest.fail("There is no such layer.")
     assert hooks_on(bridge) == before
 

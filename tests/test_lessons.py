@@ -57,7 +57,7 @@ def test_measures():
         "tables": [1],
         "words": 10,
         "cell": 2,
-        "lines": 28,
+        "lines": 25,
         "hidden": 1 / 3,
     }
 

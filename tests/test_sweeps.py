@@ -715,7 +715,7 @@ def test_whatever_fails_on_the_disk_nothing_finished_is_lost(
     assert len(before) == batches
 
 
-RANDOMLY_KILLED = """
+RANDOMLY_KILLED = r"""
 import sys
 from pathlib import Path
 import torch
@@ -804,7 +804,8 @@ def test_parts_of_another_sweep_are_set_aside(bridge, tmp_path, made, caplog):
     first = sweep(*arguments, 2, store=tmp_path)
     path = the_file(tmp_path)
     whole = xr.load_dataset(path, engine="h5netcdf")
-    store_module.add_part(whole.assign_attrs(seed=7) * 2, path, 0)
+    wrong = whole.assign(attribution_patching=2 * whole.attribution_patching)
+    store_module.add_part(wrong.assign_attrs(seed=7), path, 0)
     store_module.add_part(whole.isel(prompt=[1]), path, 1)
     damaged = tmp_path / f".{path.name}.parts" / "000001.nc"
     damaged.write_bytes(damaged.read_bytes()[:100])
