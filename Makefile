@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book notebooks claims site pdf serve test lint unit notebooks-check nightly site-clean browser bench sweeps saes coursework grade dist test-package test-versions colab clean
+.PHONY: help setup book notebooks claims site pdf serve test lint types unit notebooks-check nightly site-clean browser bench sweeps saes coursework grade dist test-package test-versions colab clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m
@@ -92,10 +92,13 @@ pdf: $(READY) ## print the book as a PDF (needs Chromium), then build the site t
 serve: ## show the built site at http://127.0.0.1:PORT
 	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-test: lint unit notebooks-check site-clean browser ## lint, unit tests, notebooks, strict site build, browser
+test: lint types unit notebooks-check site-clean browser ## lint, types, unit tests, notebooks, strict site build, browser
 
 lint: $(READY) ## check style, format and the limits of the lessons
 	$(call step,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint_lessons.py && $(BIN)/python tools/setup_cell.py)
+
+types: $(READY) ## check the types of the package (they are shipped with it)
+	$(call step,types,$(BIN)/basedpyright)
 
 unit: $(READY) ## run the unit tests
 	$(call step,unit tests,$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile -m 'not browser and not nightly')

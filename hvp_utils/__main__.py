@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -18,6 +18,11 @@ from hvp_utils._names import (
     WORDS,
     with_parameters,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hvp_utils.patched_metric import Direction
 
 # What a sweep can hold beside estimates of an effect.
 _NO_ESTIMATES = ("quadratic_without", *MEASURES)
@@ -107,7 +112,18 @@ def sweep(
     names = _listed(estimators)
     kind = _kind(components)
     try:
-        results = run_sweep(model, task, names, prompts, seed, direction, kind, store, top, device)
+        results = run_sweep(
+            model,
+            task,
+            names,
+            prompts,
+            seed,
+            cast("Direction", direction),
+            kind,
+            store,
+            top,
+            device,
+        )
     except (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError) as error:
         _fail(error)
     typer.echo(f"{results.sizes['prompt']} prompts, {results.sizes['component']} components.")
@@ -170,12 +186,15 @@ def top(
             pairs = make_prompts(task, loaded, prompts, seed)
         else:
             metric = "log_prob" if wrong is None else "logit_diff"
+            assert clean is not None  # nothing is missing
             pairs = PromptPair(clean, corrupted, answer, wrong, metric)
-        M = PatchedMetric(loaded, pairs, _kind(components), direction, seed=seed)
+        M = PatchedMetric(loaded, pairs, _kind(components), cast("Direction", direction), seed=seed)
         found = top_effects(M, k, patched, seed)
     except (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError) as error:
         _fail(error)
-    signed = {name: "{:+.3f}".format for name in ("effect", "f_ap", "r")}
+    signed: dict[str | int, Callable[..., str]] = {
+        name: "{:+.3f}".format for name in ("effect", "f_ap", "r")
+    }
     typer.echo(found.to_string(index=False, formatters=signed | {"runs": "{:.2f}".format}))
     about = found.attrs
     typer.echo(
@@ -229,6 +248,7 @@ def plan(
         speed = rate
         if rate is None:
             speed = measure_rate(device, sizes.d_model, sizes.d_mlp)
+        assert speed is not None  # given or measured
         batch = max(1, batch_tokens(device) // n_run)
         plans = make_plan(sizes, components, names, tokens, n_run, prompts, speed, batch_size=batch)
     except (ValueError, TypeError, OSError) as error:
@@ -269,7 +289,11 @@ _BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 def _readable(amount: float, units: dict[str, float]) -> str:
     """An amount in the largest unit that is not larger than it: ``3.2 h``."""
-    unit = max((u for u in units if units[u] <= amount), key=units.get, default=next(iter(units)))
+    unit = max(
+        (u for u in units if units[u] <= amount),
+        key=cast("Callable[[str], float]", units.get),
+        default=next(iter(units)),
+    )
     return f"{amount / units[unit]:.3g} {unit}"
 
 

@@ -6,13 +6,16 @@ import math
 import reprlib
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from types import UnionType
 
 #: So many steps, points or probes nobody means; their tables alone would fill the memory.
 MOST_STEPS = 10_000
@@ -70,7 +73,7 @@ def number(
     """
     if isinstance(value, Tensor | ndarray) and value.ndim == 0:
         value = value.item()
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    is_number = isinstance(cast("Any", value), Real) and not isinstance(value, bool)
     inside = is_number and (above < value or above == -math.inf) and least <= value <= most
     inside = inside and (value < below or below == math.inf)
     if not inside or not (infinite or math.isfinite(value)):
@@ -102,7 +105,7 @@ def texts(name: str, values: Any) -> list[str]:
         ValueError: None at all.
     """
     is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes)
-    found = list(values) if is_list else [None]
+    found: list[Any] = list(values) if is_list else [None]
     if not all(isinstance(value, str) for value in found):
         raise TypeError(f'{name} must be a list of names, such as ["hvp"], not {shown(values)}.')
     if not found:
@@ -201,7 +204,7 @@ def array(name: str, value: Any) -> Float[ndarray, "..."]:
         ) from None
 
 
-def instance(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+def instance(name: str, value: Any, kind: type | UnionType | tuple[type, ...], what: str) -> None:
     """Complain of a value of another type.
 
     Raises:

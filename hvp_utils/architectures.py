@@ -9,14 +9,18 @@ families that are not refused against plain hooks.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 __all__ = [
+    "hf_model",
     "mlp_width",
     "require_edges",
+    "require_loaded",
     "require_node_kind",
     "require_supported",
     "runs_whole_batches",
@@ -28,7 +32,12 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
-def _family(model: nn.Module) -> str:
+def hf_model(bridge: TransformerBridge) -> PreTrainedModel:
+    """The Hugging Face model that a bridge wraps."""
+    return cast("PreTrainedModel", bridge.original_model)
+
+
+def _family(model: PreTrainedModel) -> str:
     config = model.config
     return f"{type(model).__name__} ({config.model_type})"
 
@@ -117,7 +126,7 @@ def require_node_kind(bridge: TransformerBridge, kind: str) -> None:
         NotImplementedError: Neurons of a mixture of experts; queries, keys and values of latent
             attention.
     """
-    family = _family(bridge.original_model)
+    family = _family(hf_model(bridge))
     for layer, block in enumerate(bridge.blocks):
         if kind.startswith("neurons") and _is(block, "mlp", "MoEBridge"):
             raise NotImplementedError(
@@ -138,8 +147,8 @@ def require_edges(bridge: TransformerBridge) -> None:
     Raises:
         NotImplementedError: The message says why.
     """
-    config, family = bridge.original_model.config, _family(bridge.original_model)
-    why = None
+    model = hf_model(bridge)
+    config, family, why = model.config, _family(model), None
     for name in ("residual_multiplier", "multiplier_residual"):
         if getattr(config, name, 1.0) not in (None, 1.0):
             why = (
@@ -160,7 +169,7 @@ def require_edges(bridge: TransformerBridge) -> None:
     attention = {type(getattr(block, "attn", None)).__name__ for block in bridge.blocks}
     if config.model_type == "gpt_oss" or attention & {"AttentionBridge", "MLAAttentionBridge"}:
         why = "TransformerLens cannot give each query, key and value of it an input of its own"
-    devices = set((getattr(bridge.original_model, "hf_device_map", None) or {}).values())
+    devices = set((getattr(model, "hf_device_map", None) or {}).values())
     if len(devices) > 1:
         why = "it lies on several devices, and a copy of it would not"
     if why is not None:
@@ -171,6 +180,22 @@ def require_edges(bridge: TransformerBridge) -> None:
 
 def _is(block: nn.Module, part: str, kind: str) -> bool:
     return any(cls.__name__ == kind for cls in type(getattr(block, part, None)).__mro__)
+
+
+def require_loaded(model: PreTrainedModel) -> None:
+    """Refuse a model whose weights are fetched while it runs, as ``accelerate`` can do.
+
+    Raises:
+        ValueError: A weight lies on the meta device: it waits in the processor's memory or on disk.
+    """
+    away = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
+    if away is not None:
+        raise ValueError(
+            f"{_family(model)} is not wholly in memory where it runs: {away} is fetched when it is "
+            "needed (offloaded), or has no numbers yet. Patched runs would fetch it thousands of "
+            "times. Use devices that hold the whole model, fewer bytes a weight "
+            "(dtype=torch.bfloat16, for first-order estimates only), or a smaller model."
+        )
 
 
 def sharded_parameter(model: nn.Module) -> str | None:

@@ -7,7 +7,7 @@ At 0 all axes meet, and one run serves them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,9 @@ from tqdm.auto import tqdm
 
 from hvp_utils.prompt_batch import PromptBatch
 from hvp_utils.suffix_run import Rows
+
+if TYPE_CHECKING:
+    from hvp_utils.components import NodePatches
 
 __all__ = ["along_axes", "axis_batch", "batched_derivative", "derivative", "hessian_delta"]
 
@@ -87,7 +90,10 @@ def _at_base(
         def curvatures_of(column: slice) -> Tensor:
             mine = chosen[part][:, column]
             # Only the sites these components live at: nothing below their layers is run.
-            sites = slice(batch.site_of[mine].min().item(), batch.site_of[mine].max().item() + 1)
+            sites = slice(
+                cast("int", batch.site_of[mine].min().item()),
+                cast("int", batch.site_of[mine].max().item()) + 1,
+            )
             place = (mine - starts[sites.start]).T[..., None].to(device)  # [column, prompt, 1]
             blank = slopes[0].new_zeros(*place.shape[:2], sum(sizes[sites]))
             directions = blank.scatter(2, place, 1.0).split(sizes[sites], dim=-1)
@@ -133,7 +139,7 @@ def hessian_delta(
     prompt, column = torch.ones_like(wanted).nonzero(as_tuple=True)
     order = batch.layers[wanted[prompt, column]].argsort(stable=True)
     prompt, column = prompt[order], column[order]
-    nodes = batch.patches
+    nodes = cast("NodePatches", batch.patches)
 
     def vectors_of(part: slice) -> Tensor:
         p, c = prompt[part], wanted[prompt[part], column[part]]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,13 @@ from transformers import PreTrainedModel
 
 from hvp_utils import _checks
 from hvp_utils.models import as_bridge
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Norm(Protocol):
+        weight: Tensor
+
 
 __all__ = [
     "NONLINEARITIES",
@@ -54,7 +62,9 @@ def changed_backward(model: TransformerBridge | PreTrainedModel, *rules: Rule) -
     global _active
     bridge = as_bridge(model)
     for rule in rules:
-        _checks.instance("each of rules", rule, Callable, "a rule, as gim_rules() gives them")
+        _checks.instance(
+            "each of rules", rule, cast("type", Callable), "a rule, as gim_rules() gives them"
+        )
     with contextlib.ExitStack() as stack:
         for rule in rules:
             for handle in rule(bridge):
@@ -133,7 +143,12 @@ def scale_gradients(hook: str, factor: float) -> Rule:
     def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
         for layer in range(bridge.cfg.n_layers):
             point = bridge.hook_dict[f"blocks.{layer}.{hook}"]
-            yield point.register_forward_hook(lambda module, args, out: _value(out, factor * out))
+            yield point.register_forward_hook(
+                cast(
+                    "Callable[[nn.Module, tuple, Tensor], Tensor]",
+                    lambda module, args, out: _value(out, factor * out),
+                )
+            )
 
     return rule
 
@@ -147,14 +162,22 @@ def halve_gated_products(bridge: TransformerBridge) -> Iterator[RemovableHandle]
 def freeze_norm_scales(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
     """Differentiate every LayerNorm and RMSNorm as if its scale were a constant."""
 
-    def freeze(norm: NormalizationBridge, module: nn.Module, end: nn.Module):
+    def freeze(
+        norm: NormalizationBridge, module: nn.Module, end: nn.Module
+    ) -> Iterator[RemovableHandle]:
         entered: list[Tensor] = []
+        original = cast("_Norm", norm.original_component)
+        eps = getattr(original, "eps", getattr(original, "variance_epsilon", None))
+        if eps is None or getattr(original, "weight", None) is None:
+            raise NotImplementedError(
+                f"The scale of {type(original).__name__} cannot be frozen: it has no weight, or "
+                "its epsilon is not known. GIM and RelP need both."
+            )
 
         def frozen(_, args: tuple, out: Tensor) -> Tensor:
-            x, original = entered.pop(), norm.original_component
+            x = entered.pop()
             if not norm.uses_rms_norm:
                 x = x - x.mean(-1, keepdim=True)
-            eps = getattr(original, "eps", getattr(original, "variance_epsilon", None))
             scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
             weight = original.weight + 1.0 if norm.uses_weight_offset else original.weight
             return _value(out, x * scale * weight)
@@ -176,10 +199,10 @@ def softmax_temperature(temperature: float) -> Rule:
     def rule(bridge: TransformerBridge) -> Iterator[RemovableHandle]:
         scores: dict[int, Tensor] = {}
 
-        def remember(layer: int):
+        def remember(layer: int) -> Callable[..., None]:
             return lambda module, args, out: scores.__setitem__(layer, out)
 
-        def soften(layer: int):
+        def soften(layer: int) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
             def hook(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
                 softer = (scores.pop(layer) / temperature).softmax(-1)
                 return _value(out, temperature * softer.to(out.dtype))
@@ -225,7 +248,11 @@ def _where_applied(bridge: TransformerBridge, norm: NormalizationBridge) -> list
     Inputs that are kept apart for each head, and the contributions of heads to edges, go through
     the norm that the bridge wraps.
     """
-    return [norm, norm.original_component] if bridge.cfg.use_split_qkv_input else [norm]
+    return (
+        [norm, cast("nn.Module", norm.original_component)]
+        if bridge.cfg.use_split_qkv_input
+        else [norm]
+    )
 
 
 def _activation(mlp: nn.Module) -> nn.Module:
@@ -256,7 +283,7 @@ NONLINEARITIES = (
 @contextlib.contextmanager
 def linearised(
     model: TransformerBridge | PreTrainedModel,
-    kinds: Collection[str] = NONLINEARITIES,
+    kinds: str | Collection[str] = NONLINEARITIES,
     layers: Collection[int] | None = None,
 ) -> Iterator[None]:
     """Replace operations by their linearisation at the point where they are evaluated.
@@ -298,7 +325,7 @@ class _Whereabouts:
 
     def __init__(self, bridge: TransformerBridge):
         self._end = ("output", bridge.cfg.n_layers)
-        self.stack = [self._end]
+        self.stack: list[tuple[str, int]] = [self._end]
 
     def follow(self, bridge: TransformerBridge) -> Iterator[RemovableHandle]:
         def start(*_) -> None:
@@ -322,7 +349,7 @@ class _Whereabouts:
         yield module.register_forward_pre_hook(lambda *_: self.stack.append((kind, layer)))
         yield module.register_forward_hook(lambda *_: self.stack.pop() and None, prepend=True)
 
-    def _mixing(self, layer: int):
+    def _mixing(self, layer: int) -> Callable[..., None]:
         def hook(*_) -> None:
             self.stack[-1] = ("attention_mixing", layer)
 
@@ -362,5 +389,5 @@ class _Linearised(TorchFunctionMode):
         # Copied, since forward derivatives refuse tensors that are expanded in place.
         at = tuple(args[i].detach().contiguous() for i in live)
         away = tuple((args[i] - args[i].detach()).contiguous() for i in live)
-        _, change = torch.func.jvp(of_live, at, away)
+        _, change = cast("tuple[Tensor, Tensor]", torch.func.jvp(of_live, at, away))
         return out.detach() + change

@@ -8,7 +8,7 @@ H are cheaper than one curvature for each component.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -259,17 +259,20 @@ def low_rank(
     _checks.seed(seed)
     (_, products), n_matvecs = M.gradient_and_hessian(alpha), 0
 
-    def product(v: np.ndarray) -> np.ndarray:
+    def product(v: np.ndarray | Tensor) -> np.ndarray:
         nonlocal n_matvecs
         v = torch.from_numpy(np.asarray(v, dtype=np.float64).reshape(M.n, -1))
         n_matvecs += v.shape[1]
         return products(v.to(M.delta_norm)).double().cpu().numpy()
 
-    operator = LinearOperator((M.n, M.n), matvec=product, matmat=product, dtype=np.float64)
+    # SciPy has no types: the class makes one of its subclasses, and a tolerance may be a float.
+    operator = cast("Callable[..., LinearOperator]", LinearOperator)(
+        (M.n, M.n), matvec=product, matmat=product, dtype=np.float64
+    )
     start = np.random.default_rng(seed).standard_normal(M.n)
     # Beyond the rounding of the products there is nothing to converge to.
     tolerance = 10 * torch.finfo(M.delta_norm.dtype).eps
-    values, vectors = eigsh(operator, rank, which="LM", v0=start, tol=tolerance)
+    values, vectors = eigsh(operator, rank, which="LM", v0=start, tol=cast("Any", tolerance))
     order = np.argsort(-np.abs(values))
     return LowRank(
         torch.from_numpy(values[order]).to(M.delta_norm),
@@ -329,7 +332,8 @@ def hessian_operator(
 
     class HessianOfM(PyTorchLinearOperator):
         SELF_ADJOINT = True
-        device, dtype = M.delta_norm.device, M.delta_norm.dtype
+        # Properties there, which only raise until a subclass has values for them.
+        device, dtype = M.delta_norm.device, M.delta_norm.dtype  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
         def _matmat(self, X: list[Tensor]) -> list[Tensor]:
             return [products(X[0])]

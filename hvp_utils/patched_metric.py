@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +30,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from hvp_utils import _checks, axes
-from hvp_utils.architectures import sharded_parameter
+from hvp_utils.architectures import hf_model, require_loaded, sharded_parameter
 from hvp_utils.components import NodePatches, SAEFeatures, Site, edge_model
 from hvp_utils.models import as_bridge
 from hvp_utils.over_prompts import OverPrompts, by_shape
@@ -51,9 +51,10 @@ class AxisDerivatives(NamedTuple):
     """
 
     value: Float[Tensor, "*prompt n"]
-    slope: Float[Tensor, "*prompt n"] | None = None
-    curvature: Float[Tensor, "*prompt n"] | None = None
-    third: Float[Tensor, "*prompt n"] | None = None
+    # Type checkers need not be told again of what was asked for.
+    slope: Float[Tensor, "*prompt n"] | Any = None
+    curvature: Float[Tensor, "*prompt n"] | Any = None
+    third: Float[Tensor, "*prompt n"] | Any = None
 
 
 class PatchedMetric:
@@ -99,6 +100,13 @@ class PatchedMetric:
         >>> truth = M.along_axes(1.0, order=0).value - M.base
     """
 
+    direction: Direction
+    # Numbers; of ``each``, tensors [prompt].
+    base: float | Tensor
+    other: float | Tensor
+    n_tokens: int | Tensor
+    n_run: int | Tensor
+
     def __init__(
         self,
         model: TransformerBridge | PreTrainedModel,
@@ -115,6 +123,7 @@ class PatchedMetric:
             _checks.whole("batch_size", batch_size)
         _checks.seed(seed)
         bridge = as_bridge(model)
+        require_loaded(hf_model(bridge))
         pairs = (pairs,) if isinstance(pairs, PromptPair) else pairs
         _checks.instance("pairs", pairs, Iterable, "a PromptPair or a list of them")
         self.pairs = tuple(pairs)
@@ -178,7 +187,8 @@ class PatchedMetric:
             self.pairs,
             self.components,
             self.direction,
-            seed=self.seed,
+            self.batch_size,
+            self.seed,
             whole_prompts=True,
         )
         return again if self._prompts.mean else again.each
@@ -231,7 +241,7 @@ class PatchedMetric:
     def sites(self) -> tuple[Site, ...]:
         """The activation tensors that hold the nodes, in layer order."""
         self._require_nodes()
-        return self._prompts.only_batch().patches.sites
+        return cast("NodePatches", self._prompts.only_batch().patches).sites
 
     @property
     def deltas(self) -> list[Float[Tensor, "n_run ..."]]:
@@ -239,11 +249,13 @@ class PatchedMetric:
         self._require_nodes()
         if self.n_prompts > 1:
             raise ValueError(f"deltas are those of one prompt; this is M of {self.n_prompts}.")
-        return [delta[0] for delta in self._prompts.only_batch().patches.deltas]
+        return [
+            delta[0] for delta in cast("NodePatches", self._prompts.only_batch().patches).deltas
+        ]
 
     def effects(self, values: Float[Tensor, "*prompt m"]) -> Float[Tensor, "*prompt m"]:
         """What values of M differ by from the base run's."""
-        return values - (self.base if self._prompts.mean else self.base[:, None])
+        return values - (self.base if self._prompts.mean else cast("Tensor", self.base)[:, None])
 
     def index(self, labels: Iterable[str]) -> Int[Tensor, " m"]:
         """Numbers of the components with some labels.
@@ -309,7 +321,7 @@ class PatchedMetric:
         """
         self.require_full_precision()
         point = self._point(alpha)
-        graphs = {}
+        graphs: dict[tuple[int, int, int], tuple[list[Tensor], list[Tensor]]] = {}
 
         def graph(batch: PromptBatch, part: slice) -> tuple[list[Tensor], list[Tensor]]:
             key = (id(batch), part.start, part.stop)
@@ -350,7 +362,7 @@ class PatchedMetric:
             parts = prompts.map_and_count(products_of, total)
             # Of a mean only sums are kept, since a product may be long.
             return (
-                sum(p.sum(0) for p in parts) / prompts.n
+                cast("Tensor", sum(p.sum(0) for p in parts)) / prompts.n
                 if prompts.mean
                 else prompts.in_order(parts)
             )
@@ -523,7 +535,7 @@ class PatchedMetric:
 
     def require_full_precision(self) -> None:
         """Raise TypeError if the model runs in half precision, or its weights are DTensors."""
-        if (sharded := sharded_parameter(self.model.original_model)) is not None:
+        if (sharded := sharded_parameter(hf_model(self.model))) is not None:
             raise TypeError(
                 "Second derivatives, and differences of first ones, of a model whose weights are "
                 f"spread over processes can be wrong without a word in PyTorch ({sharded} is a "
@@ -542,9 +554,9 @@ def of_metric(function: F) -> F:
     """A function of M, or of what does as M does, that refuses anything else by name."""
 
     @functools.wraps(function)
-    def checked(M: PatchedMetric, *args: object, **options: object):
+    def checked(M: PatchedMetric, *args: object, **options: object) -> object:
         if not hasattr(M, "delta_norm"):
             _checks.instance("M", M, PatchedMetric, "a PatchedMetric")
         return function(M, *args, **options)
 
-    return checked
+    return cast("F", checked)

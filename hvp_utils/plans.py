@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Real
+from typing import cast
 
 import numpy as np
 import torch
@@ -75,7 +76,9 @@ class ModelSizes:
         Raises:
             ValueError: A configuration that is not that of a causal transformer.
         """
-        config = getattr(getattr(model, "original_model", model), "config", model)
+        config = cast(
+            "PreTrainedConfig", getattr(getattr(model, "original_model", model), "config", model)
+        )
         _checks.instance("model", config, PreTrainedConfig, "a model or its configuration")
         with torch.device("meta"):  # the model without its numbers
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -283,7 +286,7 @@ def passes(estimator: str, n: int, n_layers: int, components: str = "heads") -> 
 
 def pass_flops(
     sizes: ModelSizes,
-    components: str | Int[Tensor, " n"],
+    components: str | Int[Tensor, " n"] | Sequence[int],
     n_tokens: int,
     n_run: int,
     batch_size: int = 1,
@@ -406,7 +409,7 @@ class Plan:
 
 def plan(
     sizes: ModelSizes,
-    components: str | Int[Tensor, " n"],
+    components: str | Int[Tensor, " n"] | Sequence[int],
     estimators: Sequence[str],
     n_tokens: int,
     n_run: int,
@@ -494,7 +497,7 @@ def measure_rate(
     with torch.no_grad(), full_precision(x.dtype):
         while len(tries) < 2 or time.perf_counter() < end:  # the first warms up
             started = time.perf_counter()
-            x @ W
+            torch.mm(x, W)
             if x.is_cuda:
                 torch.cuda.synchronize()
             tries.append(time.perf_counter() - started)

@@ -9,7 +9,7 @@ count: the norm of the stream is constant to one part in 1e12, and the norm's we
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hvp_utils import _checks
 from hvp_utils.components import edge_graph
+
+if TYPE_CHECKING:
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 __all__ = ["Planted", "planted_model"]
 
@@ -102,7 +105,7 @@ def planted_model(
         model.model.embed_tokens.weight[:, 0] = _PIN
         model.model.embed_tokens.weight[:, own("embed")] = draw(d_vocab, _WIDTH, 1.0)
         for group in graph.readers[:-1]:
-            block = model.model.layers[group.layer]
+            block = cast("LlamaDecoderLayer", model.model.layers[group.layer])
             attention, mlp = block.self_attn, block.mlp
             if "attn" not in group.hook:
                 (reader,) = group.labels

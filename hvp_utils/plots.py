@@ -7,7 +7,7 @@ same colour, marker and line style in every figure, so that nothing is told by c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,6 +23,9 @@ from numpy.typing import ArrayLike
 from hvp_utils import _checks
 from hvp_utils.circuits import Circuit
 from hvp_utils.patched_metric import PatchedMetric, of_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "METHODS",
@@ -139,7 +142,7 @@ def _ink() -> str:
     return mpl.rcParams["text.color"]
 
 
-def _look(method: str, n_steps: int | None = None) -> dict[str, str]:
+def _look(method: str, n_steps: int | None = None) -> dict[str, Any]:
     label, colour, _, line = METHODS[method]
     label = f"{label}, {n_steps} steps" if n_steps else label
     return {
@@ -166,10 +169,12 @@ def axis_curve(
         ax: Where to draw; a new figure by default.
 
     Raises:
-        ValueError: There is no such component.
+        ValueError: There is no such component, or ``M`` keeps prompts apart.
     """
     _checks.steps("n_steps", n_steps)
     _check_axes(ax)
+    if isinstance(M.base, torch.Tensor):
+        raise ValueError("A curve is that of one metric: give M, the mean, in place of M.each.")
     if component not in M.labels:
         raise ValueError(f"No component {component!r}; they are called {M.labels[0]} and so on.")
     c = M.labels.index(component)
@@ -178,7 +183,9 @@ def axis_curve(
     g = M.along_axes(torch.tensor(t), order=0, components=torch.full((len(t),), c)).value.cpu()
     nodes = torch.arange(n_steps, dtype=torch.float64) / n_steps
     at_nodes = M.along_axes(nodes, components=torch.full((n_steps,), c))
-    slope, curvature = (x.cpu().double().numpy() for x in at_nodes[1:3])
+    slope, curvature = (
+        x.cpu().double().numpy() for x in cast("tuple[torch.Tensor, ...]", at_nodes[1:3])
+    )
     ax.plot(t, g, **_look("activation_patching"), linewidth=2.5)
     ax.plot(t, M.base + slope[0] * t, **_look("attribution_patching"), linewidth=2)
     parabola = M.base + slope[0] * t + curvature[0] * t**2 / 2
@@ -188,7 +195,9 @@ def axis_curve(
     start, h = M.base, np.linspace(0, 1 / n_steps, 31)
     for k in range(n_steps):
         piece = start + slope[k] * h + curvature[k] * h**2 / 2
-        look = _look("ms_hvp", n_steps) if k == 0 else _look("ms_hvp") | {"label": None}
+        look: dict[str, Any] = (
+            _look("ms_hvp", n_steps) if k == 0 else _look("ms_hvp") | {"label": None}
+        )
         ax.plot(nodes[k].item() + h, piece, **look, linewidth=2)
         ax.plot(nodes[k].item(), start, "o", color=look["color"], markersize=6, zorder=5)
         start = piece[-1]
@@ -278,7 +287,7 @@ def estimate_vs_truth(
         first = next(iter(arrays.values()))
         for c in np.argsort(-np.abs(first - truth))[:name_worst]:
             ax.annotate(
-                labels[c],
+                labels[cast("int", c)],
                 (truth[c], first[c]),
                 xytext=(7, -3 if first[c] < truth[c] else 5),
                 textcoords="offset points",
@@ -392,7 +401,11 @@ def steps(
             ax.plot([0.62, 0.86], [references[label]] * 2, color=colour, linestyle="--", lw=2)
     ax.set(xscale="log", yscale="log", xlabel="steps K", ylabel=ylabel, title=title)
     ticks = [k for k in (1, 2, 3, 5, 10, 20) if min(n_steps) <= k <= max(n_steps)]
-    ax.set_xticks([0.73, *ticks] if references else ticks, [*["AP"] * bool(references), *ticks])
+    ax.set_xticks(
+        [0.73, *ticks] if references else ticks,
+        # Matplotlib writes numbers too.
+        cast("list[str]", [*["AP"] * bool(references), *ticks]),
+    )
     ax.xaxis.minorticks_off()
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.legend()
@@ -511,7 +524,9 @@ def _places(
 ) -> dict[str, tuple[float, float]]:
     """Where each node stands: rows in the order of the network, each node near those it hears."""
     rank = {node: i for i, node in enumerate(order)}
-    nodes = sorted({node for pair in ends for node in pair}, key=rank.get)
+    nodes = sorted(
+        {node for pair in ends for node in pair}, key=cast("Callable[[str], int]", rank.get)
+    )
     rows: dict[str, list[str]] = {}
     for node in nodes:
         rows.setdefault(node.partition("H")[0], []).append(node)

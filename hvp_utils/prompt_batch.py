@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.autograd.forward_ad as fwAD
@@ -279,7 +279,7 @@ class PromptBatch:
         if not sorted_already:
             values = values[order.argsort().to(values.device)]
         if not (finite := torch.isfinite(values)).all():
-            bad = self._pairs[rows.prompts[~finite.cpu()][0]]
+            bad = self._pairs[cast("int", rows.prompts[~finite.cpu()][0])]
             raise ValueError(
                 f"The metric {bad.metric!r} of {bad.name or bad.clean!r} "
                 "is not finite (NaN or infinite). Check the metric, and the model's dtype: half "

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import errors as hub_errors
@@ -91,10 +91,10 @@ class SAE:
         x = (x - self._shift(x)) / self.scale(x)
         before = (x - self.b_dec if self.b_dec_first else x) @ self.W_enc + self.b_enc
         if self.activation == "topk":
-            values, indices = before.topk(self.k, dim=-1)
+            values, indices = before.topk(cast("int", self.k), dim=-1)
             return torch.zeros_like(before).scatter(-1, indices, values.relu())
         if self.activation == "jumprelu":
-            return before.relu() * (before > self.threshold.relu())
+            return before.relu() * (before > cast("Tensor", self.threshold).relu())
         return before.relu()
 
     def reconstruct(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -108,7 +108,7 @@ _EPSILON = 1e-5
 
 def load_sae(
     where: str | Path,
-    folder: str = "",
+    folder: str | Path = "",
     hook: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -144,7 +144,7 @@ def load_sae(
         raise ValueError(f"dtype must be one of floating-point numbers, not {dtype}.")
     root = Path(where)
     if not root.is_dir():
-        root = _from_hub(str(where), folder, revision)
+        root = _from_hub(str(where), Path(folder), revision)
     root = root / folder
     for reader, (config, weights) in {
         _sae_lens: ("cfg.json", "sae_weights.safetensors"),
@@ -167,16 +167,18 @@ def load_sae(
     )
 
 
-def _from_hub(repository: str, folder: str, revision: str | None) -> Path:
+def _from_hub(repository: str, folder: Path, revision: str | None) -> Path:
     """A copy of the files in the local cache, fetched if need be."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise FileNotFoundError(
             f"There is no folder {repository!r}, and it is no repository on the Hugging Face hub "
             'either, such as "google/gemma-scope-2-270m-pt".'
         )
-    stem = f"{folder}/" if folder else ""
     files = ["cfg.json", "sae_weights.safetensors", "config.json", "params.safetensors"]
-    options = {"allow_patterns": [stem + file for file in files], "revision": revision}
+    options = {
+        "allow_patterns": [(folder / file).as_posix() for file in files],
+        "revision": revision,
+    }
     try:
         try:
             found = Path(snapshot_download(repository, local_files_only=True, **options))

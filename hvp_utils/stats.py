@@ -7,7 +7,7 @@ take ``[prompts, components]`` and return one number per prompt, ready for ``boo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 import scipy.stats
@@ -16,6 +16,19 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from hvp_utils import _checks
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from typing_extensions import Unpack
+
+    class BootstrapOptions(TypedDict, total=False):
+        """Options of ``bootstrap_ci``, as other functions pass them on."""
+
+        n_resamples: int
+        level: float
+        seed: int
+
 
 __all__ = [
     "Auroc",
@@ -85,7 +98,7 @@ def _top(values: ndarray, k: int) -> ndarray:
 
 def top_k_relative_error(
     estimate: ArrayLike, truth: ArrayLike, k: int = 5
-) -> float | Float[ndarray, " prompts"]:
+) -> np.float64 | Float[ndarray, " prompts"]:
     """Mean absolute error on the k largest true effects, in percent of the truth's range.
 
     Only the estimates of those k components are read, so the others may be NaN.
@@ -111,7 +124,7 @@ def top_k_relative_error(
 
 def top_k_overlap(
     estimate: ArrayLike, truth: ArrayLike, k: int = 5
-) -> float | Float[ndarray, " prompts"]:
+) -> np.float64 | Float[ndarray, " prompts"]:
     """Share of the k largest true effects among the k largest estimates, by magnitude, 0 to 1."""
     estimate, truth = _pair(estimate, truth, k)
     if np.isnan(estimate).any():
@@ -125,7 +138,7 @@ def ndcg(
     truth: ArrayLike,
     k: int,
     gain: Literal["magnitude", "membership"] = "magnitude",
-) -> float | Float[ndarray, " prompts"]:
+) -> np.float64 | Float[ndarray, " prompts"]:
     """Normalised discounted cumulative gain of the k largest estimates, by magnitude, 0 to 1.
 
     The component that the estimates put in place i adds its gain over ``log2(i + 1)``. Of k places
@@ -162,7 +175,9 @@ def ndcg(
     return found / best
 
 
-def _rank_correlation(function: Callable, estimate: ArrayLike, truth: ArrayLike):
+def _rank_correlation(
+    function: Callable, estimate: ArrayLike, truth: ArrayLike
+) -> np.float64 | ndarray:
     estimate, truth = _pair(estimate, truth)
     rows = zip(
         estimate.reshape(-1, truth.shape[-1]), truth.reshape(-1, truth.shape[-1]), strict=True
@@ -171,12 +186,12 @@ def _rank_correlation(function: Callable, estimate: ArrayLike, truth: ArrayLike)
     return out.reshape(truth.shape[:-1])[()]
 
 
-def kendall_tau(estimate: ArrayLike, truth: ArrayLike) -> float | Float[ndarray, " prompts"]:
+def kendall_tau(estimate: ArrayLike, truth: ArrayLike) -> np.float64 | Float[ndarray, " prompts"]:
     """Kendall's rank correlation (tau-b) of the magnitudes, -1 to 1."""
     return _rank_correlation(scipy.stats.kendalltau, estimate, truth)
 
 
-def spearman(estimate: ArrayLike, truth: ArrayLike) -> float | Float[ndarray, " prompts"]:
+def spearman(estimate: ArrayLike, truth: ArrayLike) -> np.float64 | Float[ndarray, " prompts"]:
     """Spearman's rank correlation of the magnitudes, -1 to 1."""
     return _rank_correlation(scipy.stats.spearmanr, estimate, truth)
 
@@ -194,7 +209,7 @@ def drawn_prompts(prompts: ArrayLike, n: int) -> Int[ndarray, " k"]:
 def _resample(values: ndarray, n_resamples: int, seed: int, statistic: Callable) -> ndarray:
     _checks.whole("n_resamples", n_resamples, 1, MOST_RESAMPLES)
     _checks.seed(seed)
-    _checks.instance("statistic", statistic, Callable, "a function of the values")
+    _checks.instance("statistic", statistic, cast("type", Callable), "a function of the values")
     if values.ndim != 1:
         raise ValueError(f"values must be one number per prompt, not {_checks.shown(values)}.")
     if len(values) < 2:
@@ -240,7 +255,9 @@ def bootstrap_ci(
     return Interval(float(statistic(values)), float(low), float(high))
 
 
-def bootstrap_share(part: ArrayLike, whole: ArrayLike, **options: float) -> Interval:
+def bootstrap_share(
+    part: ArrayLike, whole: ArrayLike, **options: Unpack[BootstrapOptions]
+) -> Interval:
     """Share of the whole in percent, pooled over prompts, from one count of each per prompt.
 
     ``options`` are those of ``bootstrap_ci``.
@@ -308,7 +325,7 @@ class Auroc:
         pairs = (weight @ self.n_positive) * (weight @ self.n_negative)
         return float(weight @ self.wins @ weight / pairs) if pairs else float("nan")
 
-    def interval(self, **options: float) -> Interval:
+    def interval(self, **options: Unpack[BootstrapOptions]) -> Interval:
         """With an interval over prompts; ``options`` are those of ``bootstrap_ci``."""
         return bootstrap_ci(np.arange(len(self.wins)), self, **options)
 

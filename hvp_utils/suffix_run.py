@@ -19,6 +19,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +28,17 @@ from torch.overrides import TorchFunctionMode
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Cache
 
-from hvp_utils.architectures import runs_whole_batches
+from hvp_utils.architectures import hf_model, runs_whole_batches
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from transformer_lens.hook_points import HookFunction
+
+    class _CacheLayer(Protocol):
+        keys: Tensor
+        values: Tensor
+
 
 __all__ = ["Rows", "SuffixRun", "full_precision"]
 
@@ -88,7 +99,7 @@ class SuffixRun:
     ):
         self.suffix, self.n_prompts = tokens[:, start_pos:], len(tokens)
         self.prefix: Cache | None = None
-        self._bridge, self._model, self._points = bridge, bridge.original_model, bridge.hook_dict
+        self._bridge, self._model, self._points = bridge, hf_model(bridge), bridge.hook_dict
         self._resid: dict[int, Float[Tensor, "prompt pos d_model"]] = {}
         self._whole_batches = runs_whole_batches(self._model)
         if start_pos:
@@ -193,7 +204,7 @@ class SuffixRun:
             )
         return out.logits[:, -1]
 
-    def _precision(self):
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
         return full_precision(self._model.dtype)
 
     def _prefix_of(self, rows: Rows, entering: Mapping[int, int]) -> Cache | None:
@@ -202,7 +213,7 @@ class SuffixRun:
             return None
         cache = copy.copy(self.prefix)
         cache.layers = [copy.copy(layer) for layer in self.prefix.layers]
-        for i, layer in enumerate(cache.layers):
+        for i, layer in enumerate(cast("list[_CacheLayer]", cache.layers)):
             so_far = None  # all of them
             if entering:
                 # A block that no row has entered yet is passed over; any one row keeps its shape.
@@ -221,10 +232,10 @@ class SuffixRun:
         def pass_through(hidden_states: Tensor, *_, **__) -> Tensor:
             return hidden_states
 
-        def entry(layer: int):
+        def entry(layer: int) -> Callable[[Any, tuple, dict[str, Any]], tuple[tuple, dict]]:
             new = rows.of(self._resid[layer], stops[layer], stops[layer] - entering[layer])
 
-            def add_rows(block, args, kwargs):
+            def add_rows(block: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
                 hidden = args[0] if args else kwargs["hidden_states"]
                 hidden = new if layer == first else torch.cat([hidden, new])
                 if args:
@@ -256,7 +267,9 @@ class SuffixRun:
         try:
             for name, patch in patches.items():
                 point = self._points[name]
-                handle = point.add_hook(lambda activation, hook, patch=patch: patch(activation))
+                handle = point.add_hook(
+                    cast("HookFunction", lambda activation, hook, patch=patch: patch(activation))
+                )
                 added.append((point, handle))
             yield
         finally:
@@ -266,7 +279,7 @@ class SuffixRun:
                 point.fwd_hooks.remove(handle)
 
 
-def _contiguous_input(module, args):
+def _contiguous_input(module: Any, args: tuple) -> tuple:
     """Copy the last position out of its strides, on the way back too.
 
     A strided input sends the unembedding down a slow batched product, one copy of the vocabulary
@@ -300,7 +313,7 @@ class _Float64Throughout(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.float:
-            function = Tensor.double
+            function = cast("Callable[..., Any]", Tensor.double)
         args = tuple(torch.float64 if a is torch.float32 else a for a in args)
         kwargs = {k: torch.float64 if a is torch.float32 else a for k, a in (kwargs or {}).items()}
         return function(*args, **kwargs)

@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import xarray as xr
@@ -53,7 +53,7 @@ MEASURES: Named = {
     "hessian_eigenvalues": (spectrum, {}),
     "row_norms": (_row_norms, {"n_probes": int}),
 }
-SWEPT: Named = ESTIMATORS | MEASURES
+SWEPT: Named = cast("dict[str, Any]", ESTIMATORS) | cast("dict[str, Any]", MEASURES)
 
 
 def sweep(
@@ -126,7 +126,9 @@ def sweep(
     bridge = None if isinstance(model, str) else as_bridge(model)
     identity = {
         "format": _FORMAT,
-        "model": model if isinstance(model, str) else model_origin(bridge).name,
+        "model": model
+        if isinstance(model, str)
+        else model_origin(cast("TransformerBridge", bridge)).name,
         "task": task if isinstance(task, str) else task.__name__,
         "seed": seed,
         "direction": direction,
@@ -146,6 +148,7 @@ def sweep(
                 done = _compute(
                     done, bridge, task, functions, n_prompts, identity, path, prompts_per_batch
                 )
+    assert done is not None  # what was lacking has been computed
     return _without_gaps(done, n_prompts)
 
 
@@ -209,14 +212,14 @@ def _compute(
     task: str | Callable[..., Sequence[PromptPair]],
     functions: Mapping[str, Callable[..., Tensor]],
     n_prompts: int,
-    identity: Mapping[str, Any],
+    identity: dict[str, Any],
     path: Path | None,
     prompts_per_batch: int,
 ) -> xr.Dataset:
     pairs = make_prompts(task, bridge, n_prompts, seed=identity["seed"])
     resolved = [pair.resolve(bridge) for pair in pairs]
     texts = [
-        tuple("".join(tokens.str_tokens(which)) for which in ("clean", "corrupted"))
+        ("".join(tokens.str_tokens("clean")), "".join(tokens.str_tokens("corrupted")))
         for tokens in resolved
     ]
     prompts = _by_number(done)
@@ -286,7 +289,7 @@ def _batch(
     M = PatchedMetric(
         bridge, pairs, identity["components"], identity["direction"], seed=identity["seed"]
     ).each
-    M.along_axes = _Remembered(M)
+    M.along_axes = cast("Any", _Remembered(M))
     results, top = {}, None
     if identity["top"]:
         truth = functions.get("activation_patching", find_estimator("activation_patching"))(M)
@@ -307,13 +310,13 @@ def _batch(
     found = []
     for i, (pair, (clean, corrupted)) in enumerate(zip(pairs, texts, strict=True)):
         per_prompt = {
-            "base": M.base[i].item(),
-            "other": M.other[i].item(),
+            "base": cast("Tensor", M.base)[i].item(),
+            "other": cast("Tensor", M.other)[i].item(),
             "clean": clean,
             "corrupted": corrupted,
             "answer": str(pair.answer),
-            "n_tokens": int(M.n_tokens[i]),
-            "n_run": int(M.n_run[i]),
+            "n_tokens": int(cast("Tensor", M.n_tokens)[i]),
+            "n_run": int(cast("Tensor", M.n_run)[i]),
             "seconds": seconds,
         }
         found.append(
@@ -352,7 +355,12 @@ class _Remembered:
         self._everything = torch.arange(M.n)
         self._known: dict[tuple[int, tuple[int, ...] | int, float], Tensor] = {}
 
-    def __call__(self, t=0.0, order=2, components=None) -> AxisDerivatives:
+    def __call__(
+        self,
+        t: float | Tensor = 0.0,
+        order: Literal[0, 1, 2, 3] = 2,
+        components: Components = None,
+    ) -> AxisDerivatives:
         wanted = self._everything if components is None else torch.as_tensor(components).cpu()
         if rules_are_active() or not wanted.shape[-1]:
             return self._compute(t, order, components)
@@ -372,7 +380,7 @@ class _Remembered:
                 torch.tensor([key[1] for key in new]).movedim(0, -1),
             )
             # [column, derivative, prompt]
-            by_column = torch.stack(found[: order + 1]).movedim(-1, 0)
+            by_column = torch.stack(cast("tuple[Tensor, ...]", found[: order + 1])).movedim(-1, 0)
             self._known.update(zip(new, by_column, strict=True))
         return AxisDerivatives(*torch.stack([self._known[key] for key in keys], dim=-1))
 
@@ -411,7 +419,7 @@ def _file_name(identity: Mapping[str, Any]) -> str:
 def provenance(model: TransformerBridge | PreTrainedModel) -> dict[str, str]:
     """Where a number comes from: model, machine, library versions, git revision, time (UTC)."""
     bridge = as_bridge(model)
-    device = torch.device(bridge.cfg.device)
+    device = torch.device(cast("str", bridge.cfg.device))
     packages = ("torch", "transformers", "transformer_lens", "xarray", "numpy")
     return {
         **model_origin(bridge).as_dict(),

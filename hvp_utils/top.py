@@ -6,6 +6,8 @@ for all of them together. Those few are patched exactly, so what is reported is 
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pandas as pd
 import torch
@@ -123,5 +125,11 @@ def _require_between(least: int, number: int, n: int, name: str) -> None:
 def _prices(M: PatchedMetric) -> dict[str, float]:
     """What a pass of each kind costs, in runs with one component patched."""
     kind = M.components if isinstance(M.components, str) else M.layers
-    flops = pass_flops(ModelSizes.of(M.model), kind, M.n_tokens, M.n_run, M.batch_size)
+    flops = pass_flops(
+        ModelSizes.of(M.model),
+        kind,
+        cast("int", M.n_tokens),  # M.each was refused
+        cast("int", M.n_run),
+        M.batch_size,
+    )
     return {kind: count / flops["forward"] for kind, count in flops.items()}

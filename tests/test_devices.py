@@ -29,13 +29,14 @@ some = torch.tensor([0, 2])
 
 @pytest.fixture(autouse=True)
 def _readable(monkeypatch):
-    """TransformerLens refuses to read weights on `meta`, which commonly have no numbers."""
+    """TransformerLens and this package refuse weights on `meta`, which commonly have no numbers."""
     found = quantization.unreadable_weight_reason
     monkeypatch.setattr(
         quantization,
         "unreadable_weight_reason",
         lambda weight: None if isinstance(weight, Elsewhere) else found(weight),
     )
+    monkeypatch.setattr("hvp_utils.patched_metric.require_loaded", lambda model: None)
 
 
 @functools.cache

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_model, tiny_pair, tiny_task
 
-from hvp_utils import PatchedMetric, _checks, sweep
+from hvp_utils import PatchedMetric, _checks, missed_bound, plots, sweep
+from hvp_utils.backward_rules import changed_backward, gim_rules, relp_rules
 from hvp_utils.curvature import low_rank, row_norms
 from hvp_utils.estimators import (
     activation_patching,
@@ -202,3 +203,39 @@ def test_an_error_is_short_however_large_the_value():
         with pytest.raises(ValueError) as error:
             _checks.whole("k", value)
         assert len(str(error.value)) < 200
+
+
+# --- what is given in place of a measurement -----------------------------------------------------
+
+
+def test_derivatives_of_too_low_an_order_or_of_others():
+    M = metric()
+    with pytest.raises(ValueError, match="at_base has no curvature: ask along_axes for order=2"):
+        ms_hvp(M, 3, at_base=M.along_axes(order=1))
+    with pytest.raises(ValueError, match=r"at_base has derivatives of shape \(12,\), .* \(2,\)"):
+        ms_hvp(M, 3, [0, 1], at_base=M.along_axes())
+
+
+def test_a_control_that_is_no_tensor():
+    M = metric()
+    with pytest.raises(TypeError, match="control must be a name, a tensor or None, not an array"):
+        missed_bound(M, [0], n_subsets=400, control=np.zeros(M.n))
+
+
+def test_a_curve_of_prompts_side_by_side():
+    M = PatchedMetric(tiny_model("gpt2"), tiny_task(tiny_model("gpt2"), 2))
+    with pytest.raises(ValueError, match=r"give M, the mean, in place of M\.each"):
+        plots.axis_curve(M.each, M.labels[0])
+
+
+@pytest.mark.parametrize("rules", (gim_rules, relp_rules))
+def test_a_norm_whose_scale_cannot_be_frozen(rules):
+    M = PatchedMetric(tiny_model("olmo"), tiny_pair())
+    with pytest.raises(NotImplementedError, match="scale of OlmoLayerNorm cannot be frozen"):
+        with changed_backward(M.model, *rules()):
+            M.gradient()
+
+
+def test_all_tokens_run_in_batches_of_the_same_size():
+    M = PatchedMetric(tiny_model("gpt2"), tiny_pair(), batch_size=3)
+    assert M.whole().batch_size == 3

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from accelerate import dispatch_model
+from accelerate import cpu_offload, dispatch_model
 from tiny_models import entropy, tiny_hf_model, tiny_pair
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
@@ -32,6 +32,12 @@ def test_layers_in_several_places_give_the_same_numbers(family, kind):
     for estimator in ESTIMATORS:
         found, expected = (estimator(M, components=some) for M in (placed, whole))
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_that_are_fetched_while_the_model_runs_are_refused():
+    model = cpu_offload(tiny_hf_model("llama"))
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM \(llama\) is not wholly in memory"):
+        metric(model, "heads")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +22,9 @@ from torch import Tensor
 from hvp_utils import _checks
 from hvp_utils.components import EdgeGraph, edge_graph
 from hvp_utils.patched_metric import PatchedMetric, of_metric
+
+if TYPE_CHECKING:
+    from hvp_utils.components import EdgePatches
 
 __all__ = ["Circuit", "importance"]
 
@@ -179,7 +183,7 @@ class Circuit:
         return (labels[i] for i in sorted(self.numbers))
 
     def __contains__(self, label: object) -> bool:
-        return self.graph.numbers.get(label) in self.numbers
+        return self.graph.numbers.get(cast("str", label)) in self.numbers
 
     def __repr__(self) -> str:
         return f"Circuit({len(self):,} of {self.graph.n_edges:,} edges)"
@@ -271,7 +275,7 @@ class Circuit:
             raise FileNotFoundError(
                 f"source is neither the JSON of a circuit nor a file: {_checks.shown(source)}."
             )
-        text = source if is_text else Path(source).read_text(encoding="utf-8")
+        text = cast("str", source) if is_text else Path(source).read_text(encoding="utf-8")
         try:
             record = json.loads(text)
             graph, labels = edge_graph(**record["graph"]), record["edges"]
@@ -294,7 +298,7 @@ def graph_of(M: PatchedMetric) -> EdgeGraph:
             f"Circuits are made of edges, but this is M over {M.components!r}. "
             'Use components="edges".'
         )
-    return M.batches[0].patches.graph
+    return cast("EdgePatches", M.batches[0].patches).graph
 
 
 def _scores(M: PatchedMetric, effects: Tensor, signed: bool) -> Float[Tensor, " n"]:

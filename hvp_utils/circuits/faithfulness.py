@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.stats import Interval, bootstrap_ci, drawn_prompts
 
 from .circuit import Circuit
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hvp_utils.stats import BootstrapOptions
 
 __all__ = ["FRACTIONS", "Curve", "Kept", "cmd", "cpr", "curve", "faithfulness"]
 
@@ -42,7 +48,9 @@ class Kept:
     full: Float[ndarray, " prompt"]
     empty: Float[ndarray, " prompt"]
 
-    def faithfulness(self, prompts: Sequence[int] | None = None) -> Float[ndarray, " circuit"]:
+    def faithfulness(
+        self, prompts: Sequence[int] | ndarray | None = None
+    ) -> Float[ndarray, " circuit"]:
         """Faithfulness of each circuit: 1 is the clean run, 0 the corrupted one.
 
         A ratio of means over prompts. The mean of each prompt's ratio would be ruled by prompts on
@@ -56,7 +64,9 @@ class Kept:
         return (self.values[chosen].mean(0) - empty) / (full - empty)
 
     def interval(
-        self, statistic: Callable[[Float[ndarray, " circuit"]], float], **options: float
+        self,
+        statistic: Callable[[Float[ndarray, " circuit"]], float],
+        **options: Unpack[BootstrapOptions],
     ) -> Interval:
         """A number made from the circuits' faithfulness, with its interval over prompts.
 
@@ -90,15 +100,15 @@ class Curve:
         """Faithfulness of each circuit."""
         return self.kept.faithfulness()
 
-    def cpr(self, **options: float) -> Interval:
+    def cpr(self, **options: Unpack[BootstrapOptions]) -> Interval:
         """Area under the curve, with its interval over prompts; see ``cpr``."""
         return self._area(lambda f: f, options)
 
-    def cmd(self, **options: float) -> Interval:
+    def cmd(self, **options: Unpack[BootstrapOptions]) -> Interval:
         """Area between the curve and 1, with its interval over prompts; see ``cmd``."""
         return self._area(lambda f: abs(1 - f), options)
 
-    def _area(self, height: Callable[[ndarray], ndarray], options: dict[str, float]) -> Interval:
+    def _area(self, height: Callable[[ndarray], ndarray], options: BootstrapOptions) -> Interval:
         def area(f: ndarray) -> float:
             return float(trapezoid(height(f), self.fractions))
 
@@ -141,12 +151,16 @@ def faithfulness(
         rows = torch.cat([rows, torch.zeros(1, M.n, dtype=torch.bool)])
         known = torch.cat([known, torch.tensor([False])])
     side_by_side = M.each
-    full = side_by_side.base.cpu().double()
+    full = cast("Tensor", side_by_side.base).cpu().double()
     values = full[:, None].repeat(1, len(rows))
     if (~known).any():
         points = (~rows[~known]).to(full)[:, None]  # the same for all prompts
         values[:, ~known] = side_by_side(points).T.cpu().double()
-    empty = side_by_side.other.cpu().double() if M.components == "edges" else values[:, -1]
+    empty = (
+        cast("Tensor", side_by_side.other).cpu().double()
+        if M.components == "edges"
+        else values[:, -1]
+    )
     if M.components == "edges":
         values[:, ~rows.any(1)] = empty[:, None]
     if abs((full - empty).mean()) < 1e-9:
@@ -180,7 +194,7 @@ def curve(
     fractions = [_checks.number("each of fractions", f, least=0, most=1) for f in fractions]
     if not fractions:
         raise ValueError("fractions is empty: give at least one share of the edges.")
-    _checks.instance("cut", cut, Callable, "a function such as Circuit.top")
+    _checks.instance("cut", cut, cast("type", Callable), "a function such as Circuit.top")
     circuits = []
     for share in fractions:
         try:
@@ -194,7 +208,9 @@ def curve(
 
 
 @of_metric
-def cpr(M: PatchedMetric, effects: Float[Tensor, " n"], **options: float) -> Interval:
+def cpr(
+    M: PatchedMetric, effects: Float[Tensor, " n"], **options: Unpack[BootstrapOptions]
+) -> Interval:
     """Circuit performance ratio: the area under the faithfulness curve.
 
     Edges are ranked by sign, since the question is how much of the behaviour few edges bring back.
@@ -213,7 +229,9 @@ def cpr(M: PatchedMetric, effects: Float[Tensor, " n"], **options: float) -> Int
 
 
 @of_metric
-def cmd(M: PatchedMetric, effects: Float[Tensor, " n"], **options: float) -> Interval:
+def cmd(
+    M: PatchedMetric, effects: Float[Tensor, " n"], **options: Unpack[BootstrapOptions]
+) -> Interval:
     """Circuit-model distance: the area between the faithfulness curve and 1.
 
     Edges are ranked by magnitude, since the question is how close few edges come to the model, what

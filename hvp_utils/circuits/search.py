@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,18 @@ from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.tasks import PromptPair
 
 from .circuit import Circuit, graph_of
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from typing_extensions import Unpack
+
+    class PruningOptions(TypedDict, total=False):
+        """Options of ``edge_pruning`` that ``hap`` passes on."""
+
+        learning_rate: float
+        seed: int
+
 
 __all__ = ["Found", "acdc", "edge_pruning", "hap", "with_kl"]
 
@@ -173,7 +185,7 @@ def hap(
     n_candidates: int,
     n_steps: int = 200,
     effects: Float[Tensor, " n"] | None = None,
-    **options: float,
+    **options: Unpack[PruningOptions],
 ) -> Found:
     """Hybrid attribution and pruning: screen edges by attribution, prune what is left.
 

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.autograd.forward_ad as fwAD
@@ -31,11 +31,14 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from hvp_utils import _checks
-from hvp_utils.architectures import require_edges
+from hvp_utils.architectures import hf_model, require_edges
 from hvp_utils.models import as_bridge
 from hvp_utils.suffix_run import Patch, Rows, SuffixRun, full_precision
 
 from .patches import Patches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["EdgeGraph", "EdgePatches", "edge_graph", "edge_model"]
 
@@ -166,7 +169,7 @@ class EdgePatches(Patches):
         self, bridge: TransformerBridge, base: Mapping[str, Tensor], other: Mapping[str, Tensor]
     ):
         self.graph = _graph_of(bridge)
-        self._norms, self._dtype = _norms_after_heads(bridge), bridge.original_model.dtype
+        self._norms, self._dtype = _norms_after_heads(bridge), hf_model(bridge).dtype
         self._other = [_writers_first(other[group.hook]) for group in self.graph.writers]
         fixed = [_writers_first(base[group.hook]) for group in self.graph.writers]
         self.difference = torch.cat(
@@ -236,7 +239,9 @@ class EdgePatches(Patches):
                     return x.index_put((row,), added, accumulate=True)
                 blank = torch.zeros_like(x)
                 at = (row, slice(None), column % n_readers)
-                return x + blank.transpose(1, 2).index_put(at[::2], added).transpose(1, 2)
+                return x + blank.transpose(1, 2).index_put(
+                    cast("tuple[Tensor, Tensor]", at[::2]), added
+                ).transpose(1, 2)
 
             return add
 
@@ -472,6 +477,7 @@ class _Stack:
         return self._filled()
 
     def _filled(self) -> Tensor:
+        assert self._all is not None  # the first call has pieces: the embedding, or a layer
         return self._all.narrow(self._dim, 0, self._n)
 
 
@@ -548,8 +554,8 @@ _COPIES: weakref.WeakKeyDictionary[TransformerBridge, TransformerBridge] = (
 )
 
 
-def _ungrouped(model: TransformerBridge) -> nn.Module:
-    original = model.original_model
+def _ungrouped(model: TransformerBridge) -> PreTrainedModel:
+    original = hf_model(model)
     config = copy.deepcopy(original.config)
     text = config.get_text_config()
     n_heads = text.num_attention_heads
@@ -606,7 +612,8 @@ def _repeated(weight: Tensor, n_heads: int, shared: int, fused: bool) -> Tensor:
 class _LayerNorm(nn.LayerNorm):
     """In plain operations: third derivatives of the fused one hold mean and scale constant."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    # PyTorch hands the input on by position, whatever its name.
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         x = x - x.mean(-1, keepdim=True)
         x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
         return x if self.bias is None else x + self.bias
@@ -623,7 +630,7 @@ def _require_readers(bridge: TransformerBridge) -> None:
 
         return add
 
-    model, hooks = bridge.original_model, [group.hook for group in _graph_of(bridge).readers]
+    model, hooks = hf_model(bridge), [group.hook for group in _graph_of(bridge).readers]
     token = torch.zeros(1, 1, dtype=torch.long, device=bridge.cfg.device)
     logits = SuffixRun(bridge, token, 0).logits({hook: leaf(hook) for hook in hooks}, {})
     found = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)

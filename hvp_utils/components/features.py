@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,13 @@ from hvp_utils.suffix_run import Patch, Rows
 from .nodes import Site
 from .patches import Patches
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    class _Normalising(Protocol):
+        def scale(self, x: Tensor) -> Tensor: ...
+
+
 __all__ = ["FeaturePatches", "SAEFeatures", "SparseAutoencoder"]
 
 
@@ -35,10 +42,14 @@ class SparseAutoencoder(Protocol):
     One that normalises its input has ``scale(x)`` too: by what the decoder's output is multiplied.
     """
 
-    W_dec: Float[Tensor, "n d"]
+    @property
+    def W_dec(self) -> Float[Tensor, "n d"]:
+        """Directions of the features."""
+        ...
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n"]:
         """Activations of the features."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,7 +120,7 @@ class SAEFeatures:
     @property
     def layer(self) -> int:
         """The block that the activation lies in."""
-        return int(self.hook.split(".")[1])
+        return int(cast("str", self.hook).split(".")[1])
 
     def hooks(self, bridge: TransformerBridge) -> list[str]:
         """The hook, if this model has it.
@@ -179,20 +190,26 @@ class FeaturePatches(Patches):
         other: Mapping[str, Tensor],
     ):
         self._of, self._positions = features, positions
-        a, b = (run[features.hook].flatten(2) for run in (base, other))  # heads side by side
+        # Heads side by side.
+        a, b = (run[cast("str", features.hook)].flatten(2) for run in (base, other))
         self._difference = b - a
         f, g = features.encode(a), features.encode(b)
         self._change = g - f
         if hasattr(features.sae, "scale"):
-            self._change *= features.sae.scale(a).to(f)
+            self._change *= cast("_Normalising", features.sae).scale(a).to(f)
         active = ((f != 0) | (g != 0)).any(0)  # [pos, n]
         self._active = active if features.per_position else active.any(0)[None]
         self._take(self._active)
 
-    def aligned(self, others: Sequence[FeaturePatches]) -> FeaturePatches:
+    def aligned(self, others: Sequence[Patches]) -> Self:
         """See ``Patches``: what is active in any of them."""
-        if all(patches._active.shape == self._active.shape for patches in others):
-            self._take(torch.stack([patches._active for patches in others]).any(0))
+        if all(
+            cast("FeaturePatches", patches)._active.shape == self._active.shape
+            for patches in others
+        ):
+            self._take(
+                torch.stack([cast("FeaturePatches", patches)._active for patches in others]).any(0)
+            )
         return self
 
     def _take(self, wanted: Bool[Tensor, "pos n"]) -> None:
@@ -211,7 +228,7 @@ class FeaturePatches(Patches):
             chosen = grid.flatten().nonzero()[:, 0].cpu()
             names = [names[i] for i in chosen.tolist()]
         shape = (len(wanted), len(which) + 1)
-        self._site = Site(self._of.hook, layer, tuple(names), shape, chosen)
+        self._site = Site(cast("str", self._of.hook), layer, tuple(names), shape, chosen)
         self.labels, self.sizes, self.site_layers = self._site.labels, [len(names)], [layer]
         lengths = torch.cat(
             [
@@ -243,4 +260,4 @@ class FeaturePatches(Patches):
         def shift(live: Tensor) -> Tensor:
             return live + self._shift(strengths[0][: len(live)], rows).reshape(live.shape)
 
-        return {self._of.hook: shift}
+        return {cast("str", self._of.hook): shift}

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -96,14 +97,14 @@ class NodePatches(Patches):
         return {self.sites[i].hook: shift(i) for i in strengths}
 
 
-def _heads(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
+def _heads(bridge: TransformerBridge, layer: int, positions: range, chosen: Tensor | None) -> Site:
     n = bridge.cfg.n_heads
     labels = tuple(f"L{layer}H{head}" for head in range(n))
     return Site(f"blocks.{layer}.attn.hook_z", layer, labels, (1, n, 1))
 
 
 def _attention_input(
-    bridge: TransformerBridge, layer: int, positions: range, chosen, hook: str
+    bridge: TransformerBridge, layer: int, positions: range, chosen: Tensor | None, hook: str
 ) -> Site:
     """Queries, keys or values of one layer, one component per position and head."""
     n = bridge.cfg.n_heads
@@ -113,21 +114,27 @@ def _attention_input(
     return Site(f"blocks.{layer}.attn.{hook}", layer, labels, (len(positions), n, 1))
 
 
-def _mlp_out(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
+def _mlp_out(
+    bridge: TransformerBridge, layer: int, positions: range, chosen: Tensor | None
+) -> Site:
     return Site(f"blocks.{layer}.hook_mlp_out", layer, (f"L{layer}.mlp",), (1, 1))
 
 
-def _resid(bridge: TransformerBridge, layer: int, positions: range, chosen) -> Site:
+def _resid(bridge: TransformerBridge, layer: int, positions: range, chosen: Tensor | None) -> Site:
     labels = tuple(f"L{layer}P{pos}" for pos in positions)
     return Site(f"blocks.{layer}.hook_resid_post", layer, labels, (len(positions), 1))
 
 
-def _neurons(bridge: TransformerBridge, layer: int, positions: range, chosen, hook: str) -> Site:
+def _neurons(
+    bridge: TransformerBridge, layer: int, positions: range, chosen: Tensor | None, hook: str
+) -> Site:
     labels = tuple(
         f"L{layer}N{int(neuron)}"
-        for neuron in (range(bridge.cfg.d_mlp) if chosen is None else chosen)
+        for neuron in (range(cast("int", bridge.cfg.d_mlp)) if chosen is None else chosen)
     )
-    return Site(f"blocks.{layer}.mlp.{hook}", layer, labels, (1, bridge.cfg.d_mlp), chosen)
+    return Site(
+        f"blocks.{layer}.mlp.{hook}", layer, labels, (1, cast("int", bridge.cfg.d_mlp)), chosen
+    )
 
 
 #: Kinds of nodes by name. Heads, MLP outputs and neurons are patched at all positions together,
@@ -177,7 +184,7 @@ def find_sites(
         )
     if count and not kind.startswith("neurons"):
         raise ValueError(f"{components!r}: only neurons can be sampled; use {kind!r}.")
-    if count and not (count.isdigit() and 1 <= int(count) <= bridge.cfg.d_mlp):
+    if count and not (count.isdigit() and 1 <= int(count) <= cast("int", bridge.cfg.d_mlp)):
         raise ValueError(
             f"{components!r}: the number of neurons per layer must be between 1 and "
             f"{bridge.cfg.d_mlp}, the width of this model's MLPs."
@@ -189,7 +196,9 @@ def find_sites(
     for layer in range(bridge.cfg.n_layers):
         chosen = None
         if count:
-            chosen = torch.randperm(bridge.cfg.d_mlp, generator=generator)[: int(count)].sort()[0]
+            chosen = torch.randperm(cast("int", bridge.cfg.d_mlp), generator=generator)[
+                : int(count)
+            ].sort()[0]
         site = NODE_KINDS[kind](bridge, layer, positions, chosen)
         if site.hook not in known:
             raise ValueError(f"This model has no hook {site.hook!r}, which {kind!r} needs.")

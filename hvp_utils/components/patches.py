@@ -8,11 +8,15 @@ strengths of its components into a change of its live activation, and the engine
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hvp_utils.suffix_run import Patch, Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Patches"]
 
@@ -38,7 +42,7 @@ class Patches:
     one_run_at_base = True
     product_rows = 1
 
-    def aligned(self, others: Sequence[Patches]) -> Patches:
+    def aligned(self, others: Sequence[Patches]) -> Self:
         """The same with the components of all of some prompts, where prompts differ in theirs.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral
+from typing import cast
 
 import scipy.special
 import torch
@@ -70,6 +71,8 @@ def diagnose_each(
     start = M.along_axes(0.0, 2, which)
     truth = M.effects(M.along_axes(1.0, 0, which).value)
     path = along_path(M, points, 1, which)
+    # Slopes are of order 1, and curvatures of order 2.
+    assert start.slope is not None and start.curvature is not None and path.slope is not None
     if symptoms_only:
         parts = dict.fromkeys(NONLINEARITIES, torch.full_like(truth, torch.nan))
     else:
@@ -137,7 +140,7 @@ def _parts(M: PatchedMetric, which: Int[Tensor, " m"]) -> dict[str, Float[Tensor
     points, rule = (torch.from_numpy(a) for a in ((x + 1) / 2, w / 4))
 
     def integral() -> Float[Tensor, " m"]:
-        curvature = along_path(M, points, 2, which).curvature
+        curvature = cast("Tensor", along_path(M, points, 2, which).curvature)
         return torch.tensordot(rule.to(curvature), curvature, 1)
 
     whole, parts = integral(), {}
@@ -154,7 +157,7 @@ def _direct(
     M: PatchedMetric, which: Int[Tensor, " m"]
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
     """The effect with what all later blocks write held at the base run, and its estimate."""
-    batch, kind = M.batches[0], M.components.partition(":")[0]
+    batch, kind = M.batches[0], cast("str", M.components).partition(":")[0]
     hooks = {
         (layer, write): f"blocks.{layer}.{write}"
         for layer in range(M.model.cfg.n_layers)
@@ -201,7 +204,7 @@ def _readers(M: PatchedMetric, which: Int[Tensor, " m"]) -> list[tuple[Reader | 
     G = batch.gradients_at(hooks, batch.rows())
     tokens = M.pair.resolve(M.model)
     other = tokens.clean if M.direction == "denoising" else tokens.corrupted
-    first = M.n_tokens - M.n_run
+    first = cast("int", M.n_tokens) - cast("int", M.n_run)  # of one prompt
     others = None
     if other is not None:
         others = batch.run.unpatched(hooks, other[None, first:])[1]
@@ -225,9 +228,9 @@ def _readers(M: PatchedMetric, which: Int[Tensor, " m"]) -> list[tuple[Reader | 
             continue
         share = sum((part.abs() * left).sum().item() for _, part, left in rows) / sizes
         layer, part, _ = max(rows, key=lambda row: row[1].abs().max().item())
-        head, query = divmod(part.abs().argmax().item(), part.shape[1])
+        head, query = divmod(cast("int", part.abs().argmax().item()), part.shape[1])
         row0, row1 = (side[hooks[layer]][0, head, query] for side in (base, patched))
-        key = (row1 - row0).abs().argmax().item()
+        key = cast("int", (row1 - row0).abs().argmax().item())
         elsewhere = float("nan")
         if others is not None:
             elsewhere = others[hooks[layer]][0, head, query, key].item()

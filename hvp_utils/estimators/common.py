@@ -26,7 +26,9 @@ def along_path(
         nothing = torch.zeros(0, *M.prompt_dims, m).to(M.delta_norm)
         return AxisDerivatives(*([nothing] * (order + 1)))
     g = M.along_axes(t.repeat_interleave(m), order, torch.cat([which] * k, dim=-1))
-    return AxisDerivatives(*(d if d is None else d.unflatten(-1, (k, m)).movedim(-2, 0) for d in g))
+    return AxisDerivatives._make(
+        d if d is None else d.unflatten(-1, (k, m)).movedim(-2, 0) for d in g
+    )
 
 
 def only(values: Float[Tensor, "*prompt n"], components: Components) -> Float[Tensor, "*prompt m"]:

@@ -6,7 +6,7 @@ other gradients, averaged over runs whose inputs or activations were moved.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from hvp_utils.suffix_run import Rows
 
 from .common import Components, only
 from .integrals import Quadrature, quadrature
+
+if TYPE_CHECKING:
+    from hvp_utils.components import EdgePatches
 
 _EMBEDDING = "blocks.0.hook_in"
 
@@ -58,13 +61,15 @@ def eap_ig(
     t = t if M.direction == "denoising" else 1 - t  # from here on counted from the base run
 
     def of_batch(batch: PromptBatch, rows: Rows) -> Float[Tensor, "rows n"]:
-        groups = batch.patches.graph.writers if where == "activations" else [None]
+        groups = (
+            cast("EdgePatches", batch.patches).graph.writers if where == "activations" else [None]
+        )
         total = 0.0
         for j in range(len(groups)):
             for point, weight in zip(t.tolist(), weights.tolist(), strict=True):
-                moved = batch.patches.move_writers(j, point, rows)
+                moved = cast("EdgePatches", batch.patches).move_writers(j, point, rows)
                 total = total + weight * batch.slopes_at_base(rows, moved)
-        return total / len(groups)
+        return cast("Tensor", total / len(groups))
 
     return only(M.of_prompts(of_batch), components)
 
@@ -99,7 +104,7 @@ def eap_gp(
             moved = {_EMBEDDING: lambda live: live + shift}
             return batch.run.logits(moved, {0: len(rows)}, rows)
 
-        to_other = rows.of(batch.patches.difference[:, 0])
+        to_other = rows.of(cast("EdgePatches", batch.patches).difference[:, 0])
         denoising = M.direction == "denoising"
         shift = (to_other if denoising else torch.zeros_like(to_other)).clone()
         with torch.no_grad():
@@ -113,7 +118,7 @@ def eap_gp(
             shift = (shift - torch.where(length > 0, uphill / length, 0.0)).detach()
             moved = {_EMBEDDING: lambda live, shift=shift: live + shift}
             total = total + batch.slopes_at_base(rows, moved)
-        return total / n_steps
+        return cast("Tensor", total / n_steps)
 
     # Tokens before the first difference move too, so they have to be run.
     return only(M.whole().of_prompts(of_batch), components)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,37 @@ Quadrature = Literal["left", "right", "midpoint", "trapezoid", "gausslegendre"]
 #: Quadrature rules on [0, 1], named as in captum.
 QUADRATURES: tuple[str, ...] = get_args(Quadrature)
 
+if TYPE_CHECKING:
+    from typing import overload
+
+    @overload
+    def integrated_gradients(
+        M: PatchedMetric,
+        n_steps: int = ...,
+        method: Quadrature = ...,
+        components: Components = ...,
+        return_convergence_delta: Literal[False] = ...,
+    ) -> Float[Tensor, "*prompt m"]: ...
+    @overload
+    def integrated_gradients(
+        M: PatchedMetric,
+        n_steps: int = ...,
+        method: Quadrature = ...,
+        components: Components = ...,
+        *,
+        return_convergence_delta: Literal[True],
+    ) -> tuple[Float[Tensor, "*prompt m"], Float[Tensor, "*prompt m"]]: ...
+    @overload
+    def integrated_gradients(
+        M: PatchedMetric,
+        n_steps: int = ...,
+        method: Quadrature = ...,
+        components: Components = ...,
+        return_convergence_delta: bool = ...,
+    ) -> (
+        Float[Tensor, "*prompt m"] | tuple[Float[Tensor, "*prompt m"], Float[Tensor, "*prompt m"]]
+    ): ...
+
 
 @of_metric
 def integrated_gradients(
@@ -27,7 +58,7 @@ def integrated_gradients(
     method: Quadrature = "midpoint",
     components: Components = None,
     return_convergence_delta: bool = False,
-) -> Float[Tensor, " m"] | tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+) -> Float[Tensor, "*prompt m"] | tuple[Float[Tensor, "*prompt m"], Float[Tensor, "*prompt m"]]:
     """Integral of g_c' over [0, 1] by a quadrature rule; exact in the limit.
 
     One component at a time moves, the others stay at the base run.
@@ -62,7 +93,7 @@ def integrated_hessians(
     part: Literal["pairwise", "complete"] = "pairwise",
     method: Quadrature = "midpoint",
     components: Components = None,
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """Integrated Hessians of a component with itself, as an estimate of its effect.
 
     The pairwise part is the integral of ab g_c''(ab) over the unit square in (a, b). As the weight

@@ -6,6 +6,8 @@ curvature of M along an axis is this plus what comes from the network behind (se
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,9 +21,12 @@ from hvp_utils.suffix_run import Rows
 from .common import Components, only
 from .taylor import attribution_patching
 
+if TYPE_CHECKING:
+    from hvp_utils.components import EdgePatches, NodePatches
+
 
 @of_metric
-def local_curvature(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def local_curvature(M: PatchedMetric, components: Components = None) -> Float[Tensor, "*prompt m"]:
     """Attribution patching plus ``local_quadratic_term``.
 
     Of a neuron the correction that stops at the neuron itself: the paper's counter-example. It
@@ -37,7 +42,9 @@ def local_curvature(M: PatchedMetric, components: Components = None) -> Float[Te
 
 
 @of_metric
-def local_quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def local_quadratic_term(
+    M: PatchedMetric, components: Components = None
+) -> Float[Tensor, "*prompt m"]:
     """Half the curvature of the patched part alone, times the gradient at its output.
 
     For a neuron: half of act''(z) delta^2 times the gradient at the neuron's output, over all
@@ -99,7 +106,10 @@ def combined(local: Float[Tensor, "*prompt n"], sketch: Diagonal) -> Float[Tenso
 
 
 def _neuron_terms(batch: PromptBatch, rows: Rows) -> Float[Tensor, "rows n"]:
-    outputs = [site.hook.replace("hook_pre", "hook_post") for site in batch.patches.sites]
+    outputs = [
+        site.hook.replace("hook_pre", "hook_post")
+        for site in cast("NodePatches", batch.patches).sites
+    ]
     strengths, values, seen = batch.traced(rows, hooks=outputs)
     posts = [seen[hook] for hook in outputs]
     gradients = torch.autograd.grad(values.sum(), posts, retain_graph=True)
@@ -122,7 +132,7 @@ def _edge_terms_of(batch: PromptBatch, prompt: int) -> Float[Tensor, " n"]:
     A head's output depends on no other head's inputs, so one double backward pass serves them all;
     queries, keys and values have runs of their own.
     """
-    edges, alone = batch.patches, batch.rows(torch.tensor([prompt]))
+    edges, alone = cast("EdgePatches", batch.patches), batch.rows(torch.tensor([prompt]))
     outputs = [group.hook for group in edges.graph.writers[1:]]
     gradients = batch.gradients_at(outputs, alone)
     terms = []

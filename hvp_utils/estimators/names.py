@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -94,11 +95,11 @@ def find(name: str, table: Named) -> Callable[..., Tensor]:
                     f"{parameter}."
                 )
             chosen[parameter] = int(text)
-        elif text in allowed:
+        elif text in cast("Sequence[str]", allowed):
             chosen[parameter] = text
         else:
             raise ValueError(
                 f"Estimator {name!r} cannot be read: {parameter} must be one of "
-                f"{', '.join(allowed)}."
+                f"{', '.join(cast('Sequence[str]', allowed))}."
             )
     return functools.partial(function, **chosen) if chosen else function

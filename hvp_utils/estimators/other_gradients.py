@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float
@@ -16,9 +17,12 @@ from hvp_utils.suffix_run import Rows
 from .common import Components, only
 from .taylor import attribution_patching
 
+if TYPE_CHECKING:
+    from hvp_utils.components import NodePatches
+
 
 @of_metric
-def gim(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def gim(M: PatchedMetric, components: Components = None) -> Float[Tensor, "*prompt m"]:
     """Attribution patching with the backward pass of GIM; see ``gim_rules``.
 
     Source:
@@ -31,7 +35,7 @@ def gim(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
 @of_metric
 def relp(
     M: PatchedMetric, freeze_patterns: bool = False, components: Components = None
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """Attribution patching with the backward pass of RelP; see ``relp_rules``.
 
     Source:
@@ -47,7 +51,7 @@ def atp_star(
     qk_fix: bool = True,
     grad_drop: bool = True,
     components: Components = None,
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """AtP*: exact attention patterns for queries and keys, and gradients with layers dropped.
 
     ``qk_fix`` recomputes the softmax under the patched query or key and is linear only after it;
@@ -73,14 +77,14 @@ def atp_star(
             return batch.slopes_at_base(rows)
 
         fixed = qk_fix and M.components in ("queries", "keys")
-        estimate = _pattern_fix(batch, rows, M.components) if fixed else slopes
+        estimate = _pattern_fix(batch, rows, cast("str", M.components)) if fixed else slopes
         if not grad_drop:
             return estimate()
         total = 0.0
         for layer in range(n_layers):
             with changed_backward(M.model, drop_layer(layer)):
                 total = total + estimate().abs()
-        return total / (n_layers - 1)
+        return cast("Tensor", total / (n_layers - 1))
 
     return only(M.of_prompts(of_batch), components)
 
@@ -94,7 +98,7 @@ def _pattern_fix(
     changes its own row of the pattern only, a key its own column of the scores. The gradient at
     the patterns is taken anew at each call of the result.
     """
-    nodes = batch.patches
+    nodes = cast("NodePatches", batch.patches)
     attention = [site.hook.rpartition(".")[0] for site in nodes.sites]
     patterns = [f"{name}.hook_pattern" for name in attention]
     scores = [f"{name}.hook_attn_scores" for name in attention]

@@ -18,7 +18,9 @@ from .common import Components, along_path, only
 
 
 @of_metric
-def activation_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def activation_patching(
+    M: PatchedMetric, components: Components = None
+) -> Float[Tensor, "*prompt m"]:
     """The true effect of patching each component: g_c(1) - g_c(0), one run per component.
 
     Source:
@@ -28,7 +30,9 @@ def activation_patching(M: PatchedMetric, components: Components = None) -> Floa
 
 
 @of_metric
-def attribution_patching(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def attribution_patching(
+    M: PatchedMetric, components: Components = None
+) -> Float[Tensor, "*prompt m"]:
     """First-order estimate g_c'(0): all components from one gradient.
 
     Source:
@@ -38,7 +42,7 @@ def attribution_patching(M: PatchedMetric, components: Components = None) -> Flo
 
 
 @of_metric
-def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def hvp(M: PatchedMetric, components: Components = None) -> Float[Tensor, "*prompt m"]:
     """Second-order estimate g_c'(0) + g_c''(0) / 2.
 
     g_c''(0) is the quadratic form delta^T H delta: one Hessian-vector product per component.
@@ -58,7 +62,7 @@ def ms_hvp(
     n_steps: int = 5,
     components: Components = None,
     at_base: AxisDerivatives | None = None,
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """Multi-step second-order estimate: ``n_steps`` parabolas laid end to end along each axis.
 
     Sum over k of g_c'(k/K)/K + g_c''(k/K)/(2 K^2). One step is ``hvp``; the error falls as 1/K^2.
@@ -73,14 +77,22 @@ def ms_hvp(
         Zhang & Wang (2026), algorithm 1 and equation 5.
 
     Raises:
-        ValueError: ``n_steps`` is not a positive whole number.
+        ValueError: ``n_steps`` is not a positive whole number, or ``at_base`` has no curvature or
+            other components.
         TypeError: The model runs in half precision.
     """
     t = torch.arange(1, _checks.steps("n_steps", n_steps), dtype=torch.float64) / n_steps
     if at_base is not None:
         _checks.instance("at_base", at_base, AxisDerivatives, "AxisDerivatives, or None")
+        if at_base.curvature is None:
+            raise ValueError("at_base has no curvature: ask along_axes for order=2.")
     start = at_base or M.along_axes(0.0, order=2, components=components)
     further = along_path(M, t, 2, components)
+    if start.slope.shape != further.slope.shape[1:]:
+        raise ValueError(
+            f"at_base has derivatives of shape {tuple(start.slope.shape)}, and those of these "
+            f"components have {tuple(further.slope.shape[1:])}."
+        )
     slope = start.slope + further.slope.sum(0)
     curvature = start.curvature + further.curvature.sum(0)
     return slope / n_steps + curvature / (2 * n_steps**2)
@@ -89,7 +101,7 @@ def ms_hvp(
 @of_metric
 def ms_hvp_median(
     M: PatchedMetric, n_steps: Sequence[int] = (5, 10, 20), components: Components = None
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """For each component the median of ``ms_hvp`` over several numbers of steps.
 
     Points that they share are run once.
@@ -113,7 +125,7 @@ def ms_hvp_median(
 
 
 @of_metric
-def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Tensor, "*prompt m"]:
     """What ``hvp`` adds to attribution patching: g_c''(0) / 2.
 
     Source:
@@ -125,7 +137,7 @@ def quadratic_term(M: PatchedMetric, components: Components = None) -> Float[Ten
 @of_metric
 def sketched_hvp(
     M: PatchedMetric, n_matvecs: int = 32, seed: int = 0, components: Components = None
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """``hvp`` with all curvatures together from a few Hessian-vector products.
 
     The products are with random directions over all components, so that their number need not grow
@@ -154,7 +166,7 @@ def quadratic_without(
     kinds: str | Collection[str] = NONLINEARITIES,
     layers: Collection[int] | None = None,
     components: Components = None,
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """``quadratic_term`` of a network in which some operations are linearised.
 
     What it lacks is what these operations contribute; the contributions of all kinds in all layers
@@ -165,7 +177,7 @@ def quadratic_without(
 
 
 @of_metric
-def third_order(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def third_order(M: PatchedMetric, components: Components = None) -> Float[Tensor, "*prompt m"]:
     """Third-order Taylor estimate, with g_c(t)'s third derivative at 0 over 6 on top of ``hvp``.
 
     Source:
@@ -178,7 +190,7 @@ def third_order(M: PatchedMetric, components: Components = None) -> Float[Tensor
 @of_metric
 def finite_difference_hvp(
     M: PatchedMetric, step: float = 0.01, components: Components = None
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "*prompt m"]:
     """``hvp`` with the curvature from two slopes: g_c'(0) + (g_c'(step) - g_c'(0)) / (2 step).
 
     With ``step=1`` it is the trapezoidal rule for integrated gradients.
@@ -195,7 +207,7 @@ def finite_difference_hvp(
 
 
 @of_metric
-def gauss_newton(M: PatchedMetric, components: Components = None) -> Float[Tensor, " m"]:
+def gauss_newton(M: PatchedMetric, components: Components = None) -> Float[Tensor, "*prompt m"]:
     """``hvp`` with the curvature of the metric in the logits alone; the network counts as linear.
 
     Source:

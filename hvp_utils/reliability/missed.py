@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -153,7 +153,10 @@ def missed_bound(
     return MissedBound(
         upper[where].item() if unseen.any() else 0.0,
         where,
-        *(field.to(M.delta_norm) for field in (upper, estimates, error, dof)),
+        *cast(
+            "tuple[Tensor, Tensor, Tensor, Tensor]",
+            (field.to(M.delta_norm) for field in (upper, estimates, error, dof)),
+        ),
         inclusions,
         size,
         passes,
@@ -189,7 +192,7 @@ def _require(confidence: float, n_subsets: int, p: float) -> None:
         )
 
 
-def _numbers(M: PatchedMetric, shown: Iterable) -> Int[Tensor, " k"]:
+def _numbers(M: PatchedMetric, shown: Iterable[Any]) -> Int[Tensor, " k"]:
     """Numbers of the components shown."""
     shown = [shown] if isinstance(shown, str) else shown
     _checks.instance("shown", shown, Iterable, "labels of components or their numbers")
@@ -203,6 +206,7 @@ def _control(
     M: PatchedMetric, control: str | Tensor | None, seed: int
 ) -> tuple[Float[Tensor, " n"], dict[str, int]]:
     """Estimates of all effects, and what they cost."""
+    _checks.instance("control", control, str | Tensor | None, "a name, a tensor or None")
     if control is None:
         return torch.zeros(M.n, dtype=torch.float64), {}
     passes: dict[str, int] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -193,7 +193,7 @@ def screen_flag_fix(
         elif fix == "ms_hvp":
             at_base = None
             if screen == "exact":
-                value = torch.full_like(found.quadratic, M.base)
+                value = torch.full_like(found.quadratic, cast("float", M.base))
                 known = (value, found.first_order, 2 * found.quadratic)
                 at_base = AxisDerivatives(*(d[flagged] for d in known))
             else:

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from hvp_utils import _checks
 
 from .prompt_pair import PromptPair
 from .sampling import require_tokenizer, take, token_ids
+
+if TYPE_CHECKING:
+    _Asked = tuple[tuple[int, ...], int]  # what comes before the answer, and its token
 
 Operation = Literal["addition", "subtraction"]
 
@@ -96,7 +99,9 @@ def arithmetic(
         ]
         if None in prompts:
             return None
-        (ids, answer), (again, wrong_answer), (other_ids, other_answer) = prompts
+        (ids, answer), (again, wrong_answer), (other_ids, other_answer) = cast(
+            "list[_Asked]", prompts
+        )
         if ids != again or wrong_answer != other_answer or len(ids) != len(other_ids):
             return None
         name = f"arithmetic {operation}: {asked} [{_equation(other, operation)}]"
@@ -136,7 +141,7 @@ def _digits(model: Any) -> int:
     """How many digits a number of one token can have after an equals sign: 2 or 1."""
     for digits, numbers in ((2, (37, 58)), (1, (3, 5))):
         found = [_before_answer(model, "4 + 3 =", number) for number in numbers]
-        if None not in found and found[0][0] == found[1][0]:
+        if None not in found and cast("_Asked", found[0])[0] == cast("_Asked", found[1])[0]:
             return digits
     shown = "|".join(model.tokenizer.decode([i]) for i in token_ids(model, "4 + 3 = 7"))
     raise ValueError(

@@ -8,7 +8,7 @@ token that it has in the middle of a text, and there can be more prompts than co
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 from .prompt_pair import PromptPair
 from .sampling import require_tokenizer, take
@@ -33,7 +33,7 @@ _CAPITALS = """
     Turkey>Ankara; Uganda>Kampala; Ukraine>Kyiv; Uruguay>Montevideo; Venezuela>Caracas;
     Vietnam>Hanoi; Wales>Cardiff; Zambia>Lusaka; Zimbabwe>Harare
     """
-CAPITALS = dict(entry.strip().split(">") for entry in _CAPITALS.split(";"))
+CAPITALS = dict(cast("list[str]", entry.strip().split(">")) for entry in _CAPITALS.split(";"))
 
 
 def country_capital(model: Any, n: int, seed: int = 0) -> list[PromptPair]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import permutations
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from .prompt_pair import PromptPair
 from .sampling import (
@@ -118,11 +118,16 @@ def ioi(
     def build(index: int, rng: random.Random) -> PromptPair | None:
         pair = prompt(index)
         # The name must be that one token here too, beside this comma and this verb.
-        clean, corrupted = token_ids(model, pair.clean), token_ids(model, pair.corrupted)
+        clean, corrupted = (
+            token_ids(model, cast("str", pair.clean)),
+            token_ids(model, cast("str", pair.corrupted)),
+        )
         if len(clean) != len(corrupted):
             return None
         changed = [i for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
-        expected = tuple(ids[name.strip()] for name in (pair.wrong_answer, pair.answer))
+        expected = tuple(
+            ids[name.strip()] for name in cast("tuple[str, str]", (pair.wrong_answer, pair.answer))
+        )
         if [(clean[i], corrupted[i]) for i in changed] != [expected]:
             return None
         # A stream of its own: what is drawn here must not change which prompts come next.
@@ -135,14 +140,16 @@ def ioi(
         if corruption == "zero":
             return replace(pair, corrupted=None)
         if corruption == "random_token":
-            _, other, change = with_random_token(model, pair.clean, ordinary, rng, decisive)
+            _, other, change = with_random_token(
+                model, cast("str", pair.clean), ordinary, rng, decisive
+            )
             return replace(pair, clean=tuple(clean), corrupted=other, name=f"ioi: {change}")
         if corruption == "resample":
-            others = (prompt(rng.randrange(total)).clean for _ in range(1000))
+            others = (cast("str", prompt(rng.randrange(total)).clean) for _ in range(1000))
             lengths = ((other, len(token_ids(model, other))) for other in others)
             found = (o for o, length in lengths if length == len(clean) and o != pair.clean)
             other = next(found, None)
-            return other and replace(pair, corrupted=other)
+            return cast("PromptPair | None", other and replace(pair, corrupted=other))
         return pair
 
     total = len(people) * len(templates) * len(orders) * len(places) * len(things)

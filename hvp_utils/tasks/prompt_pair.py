@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int
@@ -105,7 +105,11 @@ class PromptPair:
         _checks.model(model)
         clean = _prompt_ids(self.clean, "clean", model)
         zeros = self.corrupted is None
-        corrupted = clean if zeros else _prompt_ids(self.corrupted, "corrupted", model)
+        corrupted = (
+            clean
+            if zeros
+            else _prompt_ids(cast("str | Sequence[int]", self.corrupted), "corrupted", model)
+        )
         if len(clean) != len(corrupted):
             raise ValueError(
                 _unequal_lengths(_str_tokens(clean, model), _str_tokens(corrupted, model))
@@ -205,7 +209,7 @@ def _plain_answer(answer: Any, which: str) -> str | int | tuple[str | int, ...] 
     single = isinstance(answer, str) or _is_token_id(answer)
     if not single and not isinstance(answer, Iterable):
         raise TypeError(f"{which} must be text, a token id, or a tuple of those, not {answer!r}.")
-    parts = (answer,) if single else tuple(answer)
+    parts = (cast("Any", answer),) if single else tuple(answer)
     if not all(isinstance(part, str) or _is_token_id(part) for part in parts):
         raise TypeError(f"{which} must hold only texts and token ids, not {answer!r}.")
     if not parts or "" in parts:
@@ -231,14 +235,14 @@ def _unequal_lengths(clean: Sequence[str], corrupted: Sequence[str]) -> str:
 # --- with a model --------------------------------------------------------------------------------
 
 
-def _prompt_ids(prompt: str | tuple[int, ...], which: str, model: Any) -> tuple[int, ...]:
+def _prompt_ids(prompt: str | Sequence[int], which: str, model: Any) -> tuple[int, ...]:
     """Token ids of a prompt; text gets the model's own beginning-of-sequence convention."""
     if isinstance(prompt, str):
         _require_tokenizer(prompt, which, model)
         # truncate=False: a prompt that was cut silently would answer another question.
         ids = tuple(model.to_tokens(prompt, truncate=False)[0].tolist())
     else:
-        ids = prompt
+        ids = cast("tuple[int, ...]", prompt)  # as PromptPair made it
     _require_in_vocabulary(ids, which, model)
     if len(ids) > model.cfg.n_ctx:
         raise ValueError(
@@ -249,12 +253,12 @@ def _prompt_ids(prompt: str | tuple[int, ...], which: str, model: Any) -> tuple[
 
 
 def _answer_ids(
-    answer: str | int | tuple[str | int, ...] | None, which: str, model: Any
+    answer: str | int | Sequence[str | int] | None, which: str, model: Any
 ) -> tuple[int, ...]:
     """Token ids of the answers, each exactly one token."""
     if answer is None:
         return ()
-    parts = answer if isinstance(answer, tuple) else (answer,)
+    parts = answer if isinstance(answer, tuple) else (cast("str | int", answer),)
     return tuple(
         _one_token(part, which, model)
         if isinstance(part, str)
@@ -304,5 +308,5 @@ def _str_tokens(ids: Iterable[int], model: Any) -> list[str]:
     return [str(i) if tokenizer is None else tokenizer.decode([i]) for i in ids]
 
 
-def _begin(prompt: str | tuple[int, ...]) -> str | tuple[int, ...]:
+def _begin(prompt: str | Sequence[int]) -> str | Sequence[int]:
     return prompt if len(prompt) <= 60 else prompt[:60]
