@@ -141,3 +141,8 @@ def test_requirements_repeat_the_ranges_of_the_package():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     ranges = {line.split("  #")[0].strip() for line in lines}
     assert [want for want in project["dependencies"] if want not in ranges] == []
+
+
+def test_what_runs_with_other_versions_exists():
+    tests = Path(__file__).parent
+    assert [stem for stem in versions.FAST if not (tests / f"test_{stem}.py").exists()] == []

