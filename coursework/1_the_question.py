@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import otter
 import torch
 
-from hvp_utils import load_model, make_prompts, reference_pair
+from hvp_utils import PromptPair, load_model, make_prompts, reference_pair
 
 grader = otter.Notebook("set1.ipynb")
 
@@ -167,7 +167,7 @@ def test_q1_toy(metric_at, toy, torch):
     half = float(metric_at(toy, base, other, 0, 0, 0, 0.5))
     assert abs(half - -0.2337) < 3e-4, "t = 1 is right and t = 0.5 is not: add t times the difference."
     t = torch.zeros((), requires_grad=True)
-    assert metric_at(toy, base, other, 0, 0, 0, t).requires_grad, "Your result cannot be differentiated by t: no float(), no .item(), no no_grad() around the last run."
+    assert getattr(metric_at(toy, base, other, 0, 0, 0, t), "requires_grad", False), "Your result cannot be differentiated by t: no float(), no .item(), no no_grad() around the last run."
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -202,7 +202,9 @@ def test_q1_canary_hidden(metric_at, model, torch):
 tokens = reference_pair().resolve(model)
 clean, corrupted, answer = tokens.clean[None], tokens.corrupted[None], tokens.answer_ids[0]
 with torch.no_grad():
-    print([metric_at(model, corrupted, clean, answer, 23, 3, t / 4) for t in range(5)])
+    heights = [metric_at(model, corrupted, clean, answer, 23, 3, t / 4) for t in range(5)]
+if heights[0] is not None:
+    print([round(float(x), 3) for x in heights])
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -217,7 +219,7 @@ with torch.no_grad():
 # **Why it matters.** Call the metric along the way $g(t)$. The true effect, attribution patching and its second-order correction are three readings of this
 # one curve. To see that is half of the book.
 #
-# `g` takes a tensor with one number and returns a tensor with one number. Return, as three floats,
+# `g` takes a tensor with one number and returns a tensor with one number. It may be a straight line. Return, as three floats,
 #
 # * the true effect $g(1) - g(0)$,
 # * the tangent's estimate of it, $g'(0)$,
@@ -234,8 +236,8 @@ with torch.no_grad():
 #
 # <details><summary>Second hint</summary>
 #
-# For a straight line the first derivative no longer depends on `t`, and the second call complains. `allow_unused=True` gives `None` then, or test
-# `slope.requires_grad`: the curvature is 0.
+# For a straight line the first derivative no longer depends on `t`, and the second call complains. Look at `slope.requires_grad` first: if it is
+# false, the curvature is 0.
 #
 # </details>
 
@@ -289,6 +291,13 @@ def test_q2_parabola(readings):
     assert abs(parabola - 7) > 1e-6, "Taylor's second term is HALF the second derivative."
     assert abs(parabola - 4) > 1e-6, "That is g''(0) alone. The parabola's estimate is g'(0) + g''(0) / 2."
     assert abs(parabola - 5) < 1e-6, f"A parabola describes a parabola exactly: 5, not {parabola:.4f}."
+    try:
+        line = readings(lambda t: 3 * t + 1)
+    except RuntimeError as error:
+        raise AssertionError(
+            "A straight line ends in an error of autograd: its slope does not depend on t. Look at slope.requires_grad before you differentiate it."
+        ) from error
+    assert [round(float(x), 6) for x in line] == [3, 3, 3], "On the straight line 3t + 1 all three are 3."
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -343,7 +352,7 @@ def test_q2_canary_hidden(readings, torch):
 #
 # <details><summary>Second hint</summary>
 #
-# A hook on each layer may keep the live activation in a dictionary, after `requires_grad_()` if it has no gradient yet: the model's weights are frozen, so the first activation that
+# A hook on each layer may keep the live activation in a dictionary, after `requires_grad_()` if it does not require a gradient yet: the model's weights are frozen, so the first activation that
 # needs a gradient is the one that you say needs it. `torch.autograd.grad(metric, list_of_activations)` gives all gradients together.
 #
 # </details>
@@ -513,8 +522,8 @@ def test_q4_paper(off_by_two, torch):
     assert got is not None, "Your function returns nothing yet."
     assert tuple(got.shape) == (1,), f"One number for each prompt: shape (1,), not {tuple(got.shape)}."
     assert int(got[0]) == 0, "A perfect estimate is off nowhere."
-    assert count(4.0, -3.0, 2.0, 9.0) == 0, "The fourth head is not among the three largest true effects. Choose by the truth, not by the estimate."
     assert count(4.0, 3.0, 2.0, 0.1) == 1, "Head 1 has the wrong sign, or was not chosen: take the largest in size."
+    assert count(4.0, -3.0, 2.0, 9.0) == 0, "The fourth head is not among the three largest true effects. Choose by the truth, not by the estimate."
     assert count(1.0, -3.0, 2.0, 0.1) == 1, "1 for 4 is off by a factor of four, downwards."
     assert count(4.0, -9.0, 2.0, 0.1) == 1, "-9 for -3 is off by a factor of three, upwards."
     assert count(2.0, -3.0, 2.0, 0.1) == 1, "Exactly a factor of two counts."
@@ -649,10 +658,11 @@ def test_q5_canary_hidden(top_k_error, torch):
 #
 # **Difficulty** ●●○○○ · **Time** 20 minutes · **Points** 3
 #
-# **Why it matters.** Attribution patching is no bad method for small patches. How fast its error goes away as the patch shrinks says which term of Taylor's series it leaves out, and is the best test
+# **Why it matters.** Attribution patching is not a bad method for small patches. How fast its error goes away as the patch shrinks says which term of Taylor's series it leaves out, and is the best test
 # of your own code: a wrong factor changes the power.
 #
-# `g` is a curve as in exercise 1.2, with its `value`, `slope` and `curvature` at 0 given as floats. For each strength $s$ of `scales` take the error of the tangent, $|g(s) - g(0) - s\,g'(0)|$, and of the parabola,
+# `g` is a curve as in exercise 1.2, with its `value`, `slope` and `curvature` at 0 given as floats. `scales` is a list of floats. Compute in `torch.float64`: in float32 the parabola's error drowns in
+# rounding. For each strength $s$ of `scales` take the error of the tangent, $|g(s) - g(0) - s\,g'(0)|$, and of the parabola,
 # $|g(s) - g(0) - s\,g'(0) - \tfrac12 s^2 g''(0)|$. Each behaves like a power of $s$. Return the two powers as floats: the slopes of straight lines fitted to $\log$ error against $\log s$.
 
 # %% [markdown]
@@ -708,9 +718,11 @@ def test_q6_cubic(powers):
     assert got is not None, "Your function returns nothing yet."
     assert len(got) == 2, "Return two powers, the tangent's and the parabola's."
     tangent, parabola = map(float, got)
-    assert abs(tangent - 1) > 0.1, "Power 1: the term s·g'(0) seems to be missing (did you leave out the s?)."
-    assert abs(tangent) > 0.1, "Power 0: is g(0) subtracted?"
-    assert abs(tangent + 2) > 0.1, "Negative: you fitted log s against log error, or an inverse."
+    assert abs(tangent) < 99 and abs(parabola) < 99, "Not a finite number: some error came out as 0. Compute in float64."
+    assert abs(tangent - 1) > 0.1, "Power 1: the term s·g'(0) is missing."
+    assert abs(tangent) > 0.1, "Power 0: is g(0) subtracted, and g'(0) multiplied by s?"
+    assert abs(tangent - 0.5) > 0.1, "One half: the axes are exchanged. Fit log error against log s."
+    assert tangent > 0, "Negative: the error shrinks with s. Did you take an inverse?"
     assert abs(tangent - 2) < 0.1, f"The tangent's error falls with the power 2, not {tangent:.2f}."
     assert abs(parabola - 2) > 0.1, "The parabola's power is still 2: its last term has a wrong factor. Taylor says s²/2."
     assert abs(parabola - 3) < 0.1, f"The parabola's error falls with the power 3, not {parabola:.2f}."
@@ -759,10 +771,11 @@ def test_q6_canary_hidden(powers, torch):
 #
 # **Why it matters.** A number that is wrong teaches little. A curve that shows why it is wrong, and a guess that could have been refuted, is research.
 #
-# Choose a prompt pair of your own: another one of `make_prompts("ioi", model, 20, seed=...)`, another task, or two sentences that you write (`PromptPair` in the book's chapter 1). Estimate all heads by attribution patching, and patch the ten
-# heads with the largest estimates and ten others of your choice exactly. Find a head that is off by a factor of two or more. Draw its curve $g(t)$ with the tangent, in a cell below. Then write, in at most 200 words,
+# Choose a prompt pair of your own: another one of `make_prompts("ioi", model, 20, seed=...)`, another task, or two sentences that you write (`PromptPair(clean=…, corrupted=…, answer=…)`). Estimate all heads by attribution patching. Make exact
+# patches of the ten heads with the largest estimates, and of ten others, chosen by a rule that you write down first. Find a head that is off by a factor of two or more; if there is none, say so and take the worst. Draw its curve $g(t)$ with the tangent,
+# in a cell below. Then write, in at most 200 words,
 #
-# 1. which head, on which prompt, the two numbers, and how you chose the other ten;
+# 1. which head, on which prompt, the two numbers, and the rule for the other ten;
 # 2. what the curve does that the tangent does not see;
 # 3. why you think it does so: which part of the network, after the head, responds differently at the end than at the start;
 # 4. one measurement that would prove your explanation wrong.

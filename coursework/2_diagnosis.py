@@ -128,8 +128,8 @@ def split(g):
 # $(g(h) - 2g(0) + g(-h)) / h^2$ would give $q$ too, on a polynomial in float64. On the model it does not: the metric is known to about
 # seven digits, and dividing its rounding by $h^2$ leaves noise. Derivatives by autograd subtract nothing.
 #
-# **What you see.** Of the two heads below, L20H0 has an error that is nearly all $q$ and would show in any second-order test. L23H3 has the
-# largest effect of all heads, is off by 1.5 nats, and its $q$ is small and has the *wrong sign*. Everything is in $R_3$.
+# **What you see.** Of the two heads below, L20H0 is off by +1.5 nats: $q$ = +2.3, of which $R_3$ takes a third back. Any second-order test would have warned
+# of it. L23H3 has the largest effect of all heads, is off by 1.5 nats, and its $q$ is small and has the *wrong sign*. Everything is in $R_3$.
 
 # %% [raw]
 # # END SOLUTION
@@ -229,7 +229,7 @@ with contextlib.suppress(NotImplementedError):
 #
 # **Difficulty** ●●○○○ · **Time** 25 minutes · **Points** 4
 #
-# **Why it matters.** The activation of one head has thousands of entries, so its Hessian has millions. All that a correction needs
+# **Why it matters.** The activation of one head has about a thousand entries, so its Hessian has about a million. All that a correction needs
 # of it is what it does to one vector, and that can be had for the price of two backward passes (Pearlmutter, 1994).
 #
 # Write `hvp(f, x, v)`: the product $H v$, where $H$ is the Hessian of `f` at `x`. `x` and `v` are tensors of one shape, whatever it is, and
@@ -424,8 +424,8 @@ with contextlib.suppress(NotImplementedError):
 # * `straight(op)` takes an operation (a function of one tensor to one tensor, of any shapes; not only elementwise) and returns an
 #   operation with the **same value** and the **same first derivative** wherever it is evaluated, and **no curvature**: at an input $x_0$ it is
 #   $\mathrm{op}(x_0) + J(x_0)\,(x - x_0)$, with $x_0$ and $J(x_0)$ held fixed.
-# * `parts(ops)` takes a list of operations, to be applied one after another to a strength $t$ (a tensor of one number; the last operation returns one number), and
-#   returns $q = \tfrac12 g''(0)$ of the whole chain, and a list with what each operation contributes to it.
+# * `parts(ops)` takes a list of operations, to be applied one after another to a strength $t$ (a tensor of one number, of type
+#   `torch.float64`; the last operation returns one number), and returns $q = \tfrac12 g''(0)$ of the whole chain, and a list with what each operation contributes to it.
 #
 # <details><summary>Hint</summary>
 #
@@ -500,9 +500,10 @@ def parts(ops):
 # For an elementwise operation $J$ is a diagonal, and `value + slope * (x - x0)` would do. A softmax or a norm mixes its inputs;
 # there the derivative of the sum of the outputs is not $J$ (for a softmax it is 0), and only the directional derivative is right.
 #
-# **What you see.** In the chain $((1 + 2t)^2)^3$ the square contributes 12 and the cube 48, though the square comes first and looks
-# harmless: what is bent early is stretched by all that follows. On the model the same experiment says that SiLU is responsible for most of $q$ of the neurons that sit in
-# front of it.
+# **What you see.** In the chain $((1 + 2t)^2)^3$ the square contributes 12 and the cube 48. Half the second derivative of the square
+# is 1. Its input moves twice as fast as $t$, and the square of 2 makes it 4; the cube's slope of 3 stretches that to 12. Half the second
+# derivative of the cube is 3. Its input moves four times as fast as $t$, and the square of 4 makes it 48. On the model the same experiment
+# says that SiLU is responsible for most of $q$ of the neurons that sit in front of it.
 
 # %% [raw]
 # # END SOLUTION
@@ -1105,7 +1106,7 @@ def test_heads_canary_hidden(certificate, model):
 # # END QUESTION
 
 # %%
-# See it: the head that the score called safe, and one that it called right.
+# See it: two heads that the score calls safe, the first of them wrongly.
 with contextlib.suppress(NotImplementedError):
     M, points = PatchedMetric(model, reference_pair()), torch.tensor([0.0, 0.5, 1.0])
     for label in ("L23H3", "L24H4"):

@@ -150,6 +150,8 @@ def test_corners(patched, Toy):
     first = M(1.0, 0.0, 0.0)
     assert first != 18, "A->B does nothing. Does B hear what you add?"
     assert first == 54, f"A->B alone must give 3 (2 + 16) = 54, not {first:g}."
+    last = M(0.0, 0.0, 1.0)
+    assert last == 54, f"B->out alone must give 3 (2 + 16) = 54, not {last:g}."
     every = M(1.0, 1.0, 1.0)
     assert every != 96, (
         "All strengths 1 overshoot the other run, 96 for 60. B has changed already when B->out is patched: take the difference from what B writes now."
@@ -220,7 +222,7 @@ def test_canary_hidden_slopes(patched, Toy):
 #
 # Write `edge_scores(toy, base, other, points=(0.0,))`, a tensor of three scores. The gradient is the *mean* over runs on the inputs
 # `base + t * (other - base)`, for all `t` in `points`. With the default it is taken at the base run, and the scores are EAP; with five
-# points from 0.2 to 1 they are EAP-IG. The difference in front stays the same.
+# points from 0.2 to 1, and the corrupted run as base, they are EAP-IG. The difference in front stays the same.
 #
 # <details><summary>Hint</summary>
 #
@@ -518,8 +520,8 @@ with contextlib.suppress(NotImplementedError):
 #
 # **Difficulty** ●●○○○ · **Time** 25 minutes · **Points** 5
 #
-# **Why it matters.** Papers compare methods by two areas, the *circuit performance ratio* (CPR) and the *circuit-model distance* (CMD). Small choices in computing them, of which nothing is said in
-# the text, move them by more than the methods differ.
+# **Why it matters.** Papers compare methods by two areas, the *circuit performance ratio* (CPR) and the *circuit-model distance* (CMD). Small choices in computing them, of which papers say nothing,
+# move them by more than the methods differ.
 #
 # Circuits of growing size were run on several prompts. Write `areas(values, full, empty, fractions)`:
 #
@@ -528,7 +530,7 @@ with contextlib.suppress(NotImplementedError):
 # * *Faithfulness* of a circuit says where its metric lies between the two runs: 0 is the corrupted run, 1 the clean one. It is a ratio of *means over
 #   prompts*: prompts on which the two runs hardly differ must not rule it.
 # * *CPR* is the area under the curve of faithfulness over `fractions`, by the trapezoidal rule, from the first fraction to the last. *CMD* is the area
-#   between the curve and 1, wherever the curve lies.
+#   between the curve and 1: the same rule for $|1 - f|$ at the circuits (also where the curve crosses 1 between two of them).
 #
 # Return `(faithfulness [circuit], cpr, cmd)`.
 #
@@ -872,8 +874,9 @@ def feature_effects(metric_of, x, y, encode, W_dec):
 # <!-- canary-answer-key -->
 # **Why this is right.** The features are counted in both runs, and the difference is patched. The bias of the decoder is the same in both, so it
 # drops out. The error component is defined as what is missing, so all components together give $y$, whatever the dictionary: a bad
-# dictionary makes it large instead of making the patches wrong. The encoder is evaluated twice and then done with: what is patched are fixed vectors. Without the
-# error component the effects describe a network in which the dictionary's reconstruction has replaced the activation.
+# dictionary makes it large instead of making the patches wrong. The encoder is evaluated twice and then done with: what is patched are fixed vectors. Leave the
+# error component out, and the effects of the features stay as they are, but nobody sees how much of the change they miss. Had we put the dictionary's
+# reconstruction in the place of $x$, we should be studying another network.
 
 # %% [raw]
 # # END SOLUTION
@@ -1019,7 +1022,7 @@ with contextlib.suppress(NotImplementedError):
 # **Why it matters.** Papers often end with a circuit and its faithfulness. Two circuits can have the same, and say different things about the model.
 #
 # On the same ten prompts, circuit P has 200 edges and a faithfulness of 0.85; circuit Q has 200 edges and 0.85. They share 60 edges. P was found by EAP-IG on
-# those ten prompts. Q was found by removing edges one after the other for as long as the metric, on the same prompts, did not fall.
+# those ten prompts. Q was found by going through all edges and removing each one whose loss lowers the metric, on the same prompts, by less than a small threshold.
 #
 # In at most 300 words: can both be right? Which do you believe, or what would you have to know? Name at least two measurements that could change your
 # mind, say for each which result would speak for which circuit, and what it would cost in runs of the model. You may run code; if you do, say what you found.
@@ -1060,7 +1063,7 @@ with contextlib.suppress(NotImplementedError):
 # on ten prompts, so its 0.85 is optimistic; P was chosen by gradients and judged by something else, which is a weak form of a held-out test.
 #
 # *Measurements.* (1) Both circuits on 50 prompts that neither method saw: 100 runs, and the corrupted and clean runs. If Q falls and P does not, Q was fitted. (2) The
-# shared 60 edges alone, and each circuit with one of its own edges removed: 1 and up to 140 runs each. If the 60 keep nearly all, the rest is decoration. (3) Prompt by prompt instead of the mean. (4)
+# shared 60 edges alone, and each circuit with one of its own edges removed, on the ten prompts: 10 runs, and up to 1,400 for each circuit (140 edges of its own, ten prompts). If the 60 keep nearly all, the rest is decoration. (3) Prompt by prompt instead of the mean. (4)
 # Completeness: the *model without* the circuit. If removing P leaves the behaviour intact, other edges can do it too. (5) The same search with another seed or order: what does not come back is not a finding.
 #
 # **Rubric** (6 points). 2: sees that equal faithfulness does not mean equal mechanism, with a reason (redundancy, mean over prompts, values above 1). 1: sees that Q was selected on what it is

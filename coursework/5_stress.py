@@ -134,7 +134,7 @@ def test_paths(saturated, cancelling, stepped):
     assert at(saturated, 1.0, 0.9, 10.0) == 9, "At t = 1 B is read with probability 0.9 and worth 10: that makes 9."
     quarter = at(saturated, 0.25, 0.9, 10.0)
     assert quarter != 3, "At t = 1/4 you give 3: the probability moves in a straight line. Move the difference of the scores."
-    assert quarter == 2.5, f"At t = 1/4 the odds are 9 to the power 1/2, so B has probability 1/4: 2.5, not {quarter}."
+    assert quarter == 2.5, f"At t = 1/4 the odds of A are 9 to the power 1/2, so B has probability 1/4: 2.5, not {quarter}."
     assert at(cancelling, 1.0, 5.0, -4.8, 0.1) == 0.2, "At t = 1 the effects are 5 and -4.8, whatever the slope was at first."
     half = at(cancelling, 0.5, 5.0, -4.0, 0.5)
     assert half != 0.5, "At t = 1/2 the indirect effect is on its chord: the slope at 0 must be (1 + over) times indirect."
@@ -223,8 +223,8 @@ with contextlib.suppress(NotImplementedError):
 #
 # **Why it matters.** Saturated attention is easy to see, and mostly innocent. A diagnosis has to ask what makes the *error*, not what looks suspicious.
 #
-# The path of a component is given by three functions that torch can differentiate, `t` being a number in double precision. `pattern(t)` is the probability that the head behind gives its favourite token. `metric(t, p)` is the metric if that
-# probability is `p`; so $M(t) =$ `metric(t, pattern(t))`. `direct(t)` is the direct part of $M$. With $f = M(1) - M(0)$, AP's estimate $M'(0)$ and the error $E = f - M'(0)$, the direct effect
+# The path of a component is given by three functions that torch can differentiate, `t` being a tensor of one number, of type `torch.float64`. `pattern(t)` is the attention probability that a later head, which reads this component, gives to the token
+# it favours in the base run. `metric(t, p)` is the metric if that probability is `p`; so $M(t) =$ `metric(t, pattern(t))`. `direct(t)` is the direct part of $M$. With $f = M(1) - M(0)$, AP's estimate $M'(0)$ and the error $E = f - M'(0)$, the direct effect
 # $d =$ `direct(1) - direct(0)` and the indirect effect $i = f - d$, write
 # `verdict(metric, pattern, direct)`. It returns the *first* of these that holds:
 #
@@ -236,7 +236,7 @@ with contextlib.suppress(NotImplementedError):
 # | `"zero gradient"` | $\lvert M'(0)\rvert$ is at most a tenth of the mean of $\lvert M'(t)\rvert$ over $t = 0.1, 0.3, 0.5, 0.7, 0.9$ |
 # | `"none of the three"` | |
 #
-# *At least half of $E$ is gone*: the part of the error that went, over $E$, is at least one half. It can be negative.
+# *At least half of $E$ is gone*: with $E'$ the error of the path with the tangent, $(E - E')/E \ge \tfrac12$. The quotient may be negative, or above 1.
 #
 # <details><summary>Hint</summary>
 #
@@ -430,7 +430,7 @@ def test_canary_hidden_decoys(verdict):
 # %% [markdown]
 # ## 5.3 One head under three corruptions
 #
-# **Difficulty** ●●●○○ · **Time** 30 minutes · **Points** 6
+# **Difficulty** ●●●○○ · **Time** 25 minutes · **Points** 6
 #
 # **Why it matters.** "The effect of a head" means nothing until one says what its output was replaced by. Neither does "AP is off by 30 %".
 
@@ -627,7 +627,7 @@ with contextlib.suppress(NotImplementedError):
 # %% [markdown]
 # ## 5.4 A claim, a rule, a verdict
 #
-# **Difficulty** ●●○○○ · **Time** 25 minutes · **Points** 5
+# **Difficulty** ●●○○○ · **Time** 15 minutes · **Points** 5
 #
 # **Why it matters.** "The method is better" cannot fail. It can once the rule is written down before anyone measures.
 #
@@ -766,7 +766,7 @@ def test_canary_hidden_verdicts(judge):
 # %% [markdown]
 # ## 5.5 What did the search miss?
 #
-# **Difficulty** ●●●●○ · **Time** 30 minutes · **Points** 6
+# **Difficulty** ●●●●○ · **Time** 25 minutes · **Points** 6
 #
 # **Why it matters.** A list of the largest effects is worth as much as what can be said of those that are not on it. Random subsets can say it, for all components at once.
 #
@@ -780,7 +780,7 @@ def test_canary_hidden_verdicts(judge):
 # $$A = \frac{v_\text{with}}{N_\text{with}}, \qquad B = \Big(\frac{k - 1}{k}\Big)^2 \frac{v_\text{without}}{N_\text{without}}, \qquad s = \sqrt{A + B}, \qquad \nu = \frac{(A + B)^2}{A^2 / (N_\text{with} - 1) + B^2 / (N_\text{without} - 1)},$$
 #
 # the one-sided bound of $c$ is $\lvert \hat f_c \rvert + s\, t_\nu$, with $t_\nu$ the quantile of Student's $t$ at `confidence` and $\nu$ degrees of freedom. The largest of these bounds holds for all. Write `missed(members, Y, confidence=0.95)` and return
-# `(estimates [n], bound)`. Both arguments are torch tensors in double precision; every component is in and out of two subsets at least, and every group varies.
+# `(estimates [n], bound)`. Both arguments are torch tensors, `Y` in double precision; every component is in and out of two subsets at least, and every group varies.
 #
 # <details><summary>Hint</summary>
 #
@@ -1015,7 +1015,7 @@ my_pair = PromptPair(  # canary-answer-key
 # <!-- canary-answer-key -->
 # **Why this is right.** AP alone puts components with a vanishing slope last, whatever they do at the end of the path. The length of a row of the Hessian says how far a slope moves when *anything* is patched, and four products estimate
 # it for all components at once. It is a hint about where to look and no more: what is reported comes from exact patches. On SmolLM2 the largest errors sit on heads that AP thinks large, so its own ranking would do there; on
-# the network of the check it would not, and beforehand one does not know which it is.
+# the networks of the marking tests it would not, and beforehand one does not know which it is.
 
 # %% [raw]
 # # END SOLUTION
@@ -1051,6 +1051,15 @@ def test_six(find_misjudged):
     assert abs(error - 7) > 1e-4 and abs(error + 7) > 1e-4, "That is the exact effect. The error is the effect less the estimate."
     assert abs(error - 3) > 1e-4, "The error is the exact effect less the estimate: yours has the other sign."
     assert abs(error + 3) < 1e-4, f"The effect is -7 and the estimate -4: the error is -3, not {error:g}."
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a prompt pair is there
+points: 0
+hidden: false
+""" # END TEST CONFIG
+def test_pair(my_pair):
+    assert my_pair is not None, "my_pair is still None: give a PromptPair of your own."
 
 # %%
 """ # BEGIN TEST CONFIG

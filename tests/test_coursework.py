@@ -113,6 +113,7 @@ def test_wrong_answers_get_the_marks_stated(marked, number, question):
     for answer in wrong:
         got, messages = marked(number, question, answer.code)
         assert got == answer.marks < points(number, question), (answer.mistake, messages)
+        assert answer.told in "\n".join(messages), (answer.mistake, messages)
 
 
 @pytest.mark.nightly

@@ -38,6 +38,16 @@ def attribution(model, base, other, answer):
 
 SCORED = ".log_softmax(-1)"
 
+POWERS = """
+def powers(g, value, slope, curvature, scales):
+    import numpy as np
+
+    s = np.array(scales)
+    tangent = np.array([float(g(x)) for x in s]) - value - {slope}
+    parabola = tangent - s**2 * curvature / 2
+    return tuple(np.polyfit({fit}, 1)[0] for e in (tangent, parabola))
+"""
+
 WRONG = {
     "q1": [
         Wrong(
@@ -59,6 +69,13 @@ WRONG = {
             "starts from the other run",
             0,
             PATCH.format(where=":, :, head", start="other", score="log_softmax"),
+        ),
+        Wrong(
+            "returns a float, which cannot be differentiated",
+            0,
+            PATCH.format(where=":, :, head", start="base", score="log_softmax").rstrip()
+            + ".item()\n",
+            told="cannot be differentiated by t",
         ),
     ],
     "q2": [
@@ -83,6 +100,18 @@ def readings(g):
     (curvature,) = torch.autograd.grad(slope, t)
     return float(g(t) - g(torch.zeros_like(t))), float(slope), float(slope + curvature / 2)
 """,
+        ),
+        Wrong(
+            "differentiates the slope of a straight line, which depends on nothing",
+            0,
+            """
+def readings(g):
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(g(t), t, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope, t)
+    return float(g(torch.ones_like(t)) - g(t)), float(slope), float(slope + curvature / 2)
+""",
+            told="A straight line ends in an error of autograd",
         ),
         Wrong(
             "takes a parabola through the end point, which only a parabola forgives",
@@ -129,6 +158,18 @@ def off_by_two(truth, estimate, k=10):
     quotient = estimate.gather(-1, largest) / truth.gather(-1, largest)
     return ((quotient <= 0.5) | (quotient >= 2)).sum(-1)
 """,
+            told="Choose by the truth, not by the estimate",
+        ),
+        Wrong(
+            "takes the largest effects with their sign",
+            0,
+            """
+def off_by_two(truth, estimate, k=10):
+    largest = truth.topk(k, dim=-1).indices
+    quotient = estimate.gather(-1, largest) / truth.gather(-1, largest)
+    return ((quotient <= 0.5) | (quotient >= 2)).sum(-1)
+""",
+            told="take the largest in size",
         ),
         Wrong(
             "does not look at the sign",
@@ -195,6 +236,31 @@ def powers(g, value, slope, curvature, scales):
     parabola = tangent - s**2 * curvature
     return tuple(np.polyfit(np.log(s), np.log(abs(e)), 1)[0] for e in (tangent, parabola))
 """,
+            told="wrong factor",
+        ),
+        Wrong(
+            "forgets the s before the slope",
+            0,
+            POWERS.format(slope="slope", fit="np.log(s), np.log(abs(e))"),
+            told="g'(0) multiplied by s",
+        ),
+        Wrong(
+            "forgets the slope",
+            0,
+            POWERS.format(slope="0", fit="np.log(s), np.log(abs(e))"),
+            told="the term s·g'(0) is missing",
+        ),
+        Wrong(
+            "exchanges the axes",
+            0,
+            POWERS.format(slope="s * slope", fit="np.log(abs(e)), np.log(s)"),
+            told="the axes are exchanged",
+        ),
+        Wrong(
+            "fits against the logarithm of 1/s",
+            0,
+            POWERS.format(slope="s * slope", fit="np.log(1 / s), np.log(abs(e))"),
+            told="Did you take an inverse?",
         ),
         Wrong(
             "joins the first and the last point, not fitting a line, which passes for tiny steps",

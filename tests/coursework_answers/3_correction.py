@@ -2,6 +2,17 @@
 
 from coursework_answers import Wrong
 
+SPEND = """
+def spend(f_ap, r, patch, budget, screen):
+    size = {size}
+    k = max(0, min(int(budget - screen), int((f_ap.abs() + r > 0).sum())))
+    chosen = size.argsort(descending=True)[:k]
+    effects = f_ap.clone()
+    if k:
+        effects[chosen] = patch(chosen)
+    return effects, chosen
+"""
+
 WRONG = {
     "q1": [
         Wrong(
@@ -26,6 +37,19 @@ def second_order(metric, n):
     gradient = torch.autograd.functional.jacobian(metric, alpha)
     return gradient + torch.autograd.functional.hessian(metric, alpha).diagonal()
 """,
+        ),
+        Wrong(
+            "row sums, and no half",
+            0,
+            """
+def second_order(metric, n):
+    alpha = torch.zeros(n, requires_grad=True)
+    (gradient,) = torch.autograd.grad(metric(alpha), alpha, create_graph=True)
+    if not gradient.requires_grad:
+        return gradient
+    return gradient.detach() + torch.autograd.grad(gradient.sum(), alpha)[0]
+""",
+            told="and without a half",
         ),
         Wrong(
             "ran the metric anew for each component",
@@ -267,16 +291,32 @@ def spend(f_ap, r, patch, budget, screen):
         Wrong(
             "flagged by a ratio: small components first",
             0,
-            """
-def spend(f_ap, r, patch, budget, screen):
-    score = (r / f_ap.abs()).nan_to_num(0.0)
-    k = max(0, min(int(budget - screen), int((score > 0).sum())))
-    chosen = score.argsort(descending=True)[:k]
-    effects = f_ap.clone()
-    if k:
-        effects[chosen] = patch(chosen)
-    return effects, chosen
-""",
+            SPEND.format(size="(r / f_ap.abs()).nan_to_num(0.0)"),
+            told="Chosen by r, by r / |f_ap|",
+        ),
+        Wrong(
+            "flagged by a ratio, and 0/0 is not a number",
+            0,
+            SPEND.format(size="r / f_ap.abs()"),
+            told="r / |f_ap| is NaN there",
+        ),
+        Wrong(
+            "chose by the length of the row alone",
+            0,
+            SPEND.format(size="r"),
+            told="Chosen by r,",
+        ),
+        Wrong(
+            "took f_ap with its sign",
+            0,
+            SPEND.format(size="f_ap + r"),
+            told="by f_ap with its sign",
+        ),
+        Wrong(
+            "gave the smallest of the chosen first",
+            2,
+            SPEND.format(size="f_ap.abs() + r").replace("[:k]", "[:k].flip(0)"),
+            told="The largest first",
         ),
     ],
 }

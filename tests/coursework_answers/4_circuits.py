@@ -28,6 +28,17 @@ def patched(toy, base, other, alpha):
 """,
         ),
         Wrong(
+            "forgets B->out, which has nothing to add once A->B is patched",
+            0,
+            """
+def patched(toy, base, other, alpha):
+    a, a_other = toy.A(base), toy.A(other)
+    b = toy.B(a + alpha[0] * (a_other - a))
+    return toy.metric(a + b + alpha[1] * (a_other - a))
+""",
+            told="B->out alone",
+        ),
+        Wrong(
             "switches edges on or off instead of patching them by degrees",
             1,
             """

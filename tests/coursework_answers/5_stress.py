@@ -256,6 +256,12 @@ WRONG = {
             changed(FIND, ("return worst, errors[worst]", "return worst, patch(worst)")),
         ),
         Wrong(
+            "gives no prompt pair",
+            5,
+            FIND.replace("my_pair = PromptPair(", "my_pair = None  # ("),
+            told="my_pair is still None",
+        ),
+        Wrong(
             "patches the first components, and has no prompt",
             0,
             changed(

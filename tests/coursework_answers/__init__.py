@@ -9,8 +9,12 @@ from typing import NamedTuple
 
 
 class Wrong(NamedTuple):
-    """One wrong answer: what the mistake is, the marks it gets, and the source of its cell."""
+    """One wrong answer: what the mistake is, the marks it gets, and the source of its cell.
+
+    `told` is part of what its check must say, where the check might blame something else.
+    """
 
     mistake: str
     marks: float
     code: str
+    told: str = ""

@@ -18,4 +18,9 @@ def test_q2_parabola(readings):
     assert abs(parabola - 7) > 1e-06, "Taylor's second term is HALF the second derivative."
     assert abs(parabola - 4) > 1e-06, "That is g''(0) alone. The parabola's estimate is g'(0) + g''(0) / 2."
     assert abs(parabola - 5) < 1e-06, f'A parabola describes a parabola exactly: 5, not {parabola:.4f}.'
+    try:
+        line = readings(lambda t: 3 * t + 1)
+    except RuntimeError as error:
+        raise AssertionError('A straight line ends in an error of autograd: its slope does not depend on t. Look at slope.requires_grad before you differentiate it.') from error
+    assert [round(float(x), 6) for x in line] == [3, 3, 3], 'On the straight line 3t + 1 all three are 3.'
 

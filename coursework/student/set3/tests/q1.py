@@ -20,7 +20,7 @@ def test_two_components(second_order):
     assert found != [1, -2], 'These are the quadratic terms alone. Add them to the gradient.'
     assert found != [4, -1], 'The half is missing: q = H_cc / 2.'
     assert found != [5, 3], 'These are sums over rows of H: the interactions do not belong here.'
-    assert found != [8, 7], 'Rows of H were summed (no interactions, please), and without a half.'
+    assert found != [8, 3], 'Rows of H were summed (no interactions, please), and without a half.'
     assert found != [10, 8], 'These are effects with M(0) in them. An effect is a difference.'
     assert found == [3, 1], f'It should be [2 + 1, 3 - 2] = [3, 1], not {found}.'
     try:

@@ -22,6 +22,8 @@ def test_corners(patched, Toy):
     first = M(1.0, 0.0, 0.0)
     assert first != 18, 'A->B does nothing. Does B hear what you add?'
     assert first == 54, f'A->B alone must give 3 (2 + 16) = 54, not {first:g}.'
+    last = M(0.0, 0.0, 1.0)
+    assert last == 54, f'B->out alone must give 3 (2 + 16) = 54, not {last:g}.'
     every = M(1.0, 1.0, 1.0)
     assert every != 96, 'All strengths 1 overshoot the other run, 96 for 60. B has changed already when B->out is patched: take the difference from what B writes now.'
     assert every == 60, f'All strengths 1 must give the other run, 3 (4 + 16) = 60, not {every:g}.'

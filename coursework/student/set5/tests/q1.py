@@ -16,7 +16,7 @@ def test_paths(saturated, cancelling, stepped):
     assert at(saturated, 1.0, 0.9, 10.0) == 9, 'At t = 1 B is read with probability 0.9 and worth 10: that makes 9.'
     quarter = at(saturated, 0.25, 0.9, 10.0)
     assert quarter != 3, 'At t = 1/4 you give 3: the probability moves in a straight line. Move the difference of the scores.'
-    assert quarter == 2.5, f'At t = 1/4 the odds are 9 to the power 1/2, so B has probability 1/4: 2.5, not {quarter}.'
+    assert quarter == 2.5, f'At t = 1/4 the odds of A are 9 to the power 1/2, so B has probability 1/4: 2.5, not {quarter}.'
     assert at(cancelling, 1.0, 5.0, -4.8, 0.1) == 0.2, 'At t = 1 the effects are 5 and -4.8, whatever the slope was at first.'
     half = at(cancelling, 0.5, 5.0, -4.0, 0.5)
     assert half != 0.5, 'At t = 1/2 the indirect effect is on its chord: the slope at 0 must be (1 + over) times indirect.'

@@ -27,3 +27,7 @@ def test_six(find_misjudged):
     assert abs(error - 3) > 0.0001, 'The error is the exact effect less the estimate: yours has the other sign.'
     assert abs(error + 3) < 0.0001, f'The effect is -7 and the estimate -4: the error is -3, not {error:g}.'
 
+@test_case(points=0, hidden=False)
+def test_pair(my_pair):
+    assert my_pair is not None, 'my_pair is still None: give a PromptPair of your own.'
+
