@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from tiny_models import ARCHITECTURES, CONFIGS, tiny_model, tiny_pair
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -300,10 +301,12 @@ def test_operations_of_every_pass_on_tiny_models(architecture):
     """With three layers a component's own block weighs much, so here it is told apart.
 
     Nothing of it lies behind an MLP's output. Gemma's windows of attention save it a few per cent
-    of what is told, for they are shorter than these prompts.
+    of what is told, for they are shorter than these prompts. Angles of rotation were a product of
+    matrices in older versions of transformers: ten operations here.
     """
     bridge = tiny_model(architecture)
-    tolerance = 0.05 if architecture.startswith("gemma") else 1e-6
+    rounding = 2e-4 if Version(transformers.__version__) < Version("5.20") else 1e-6
+    tolerance = 0.05 if architecture.startswith("gemma") else rounding
     for components in ("mlp_out", "heads", "neurons_pre"):
         M = PatchedMetric(bridge, tiny_pair(), components, batch_size=1)
         sizes = components, M.n_tokens, M.n_run
@@ -315,7 +318,7 @@ def test_operations_of_every_pass_on_tiny_models(architecture):
             assert found == pytest.approx(lower, rel=tolerance)
         assert found["forward"] == pytest.approx(upper["forward"], rel=tolerance)
         for kind, value in found.items():
-            low, high = (1 - tolerance) * lower[kind], (1 + 1e-6) * upper[kind]
+            low, high = (1 - tolerance) * lower[kind], (1 + rounding) * upper[kind]
             assert low <= value <= high, (components, kind)
 
 
