@@ -302,10 +302,10 @@ def test_operations_of_every_pass_on_tiny_models(architecture):
 
     Nothing of it lies behind an MLP's output. Gemma's windows of attention save it a few per cent
     of what is told, for they are shorter than these prompts. Angles of rotation were a product of
-    matrices in older versions of transformers: ten operations here.
+    matrices in older versions of transformers: forty operations here, at most.
     """
     bridge = tiny_model(architecture)
-    rounding = 2e-4 if Version(transformers.__version__) < Version("5.20") else 1e-6
+    rounding = 5e-4 if Version(transformers.__version__) < Version("5.20") else 1e-6
     tolerance = 0.05 if architecture.startswith("gemma") else rounding
     for components in ("mlp_out", "heads", "neurons_pre"):
         M = PatchedMetric(bridge, tiny_pair(), components, batch_size=1)
