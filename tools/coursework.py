@@ -43,6 +43,7 @@ import click
 import jupytext
 import nbformat
 import platformdirs
+import run_notebooks
 import setup_cell
 import typer
 import yaml
@@ -55,7 +56,6 @@ RELEASE = SOURCES / "student"  # the student copies that the repository publishe
 BUILD = ROOT / "_build" / "coursework"
 CANARY = "canary"  # in every solution and in the name of every hidden test
 SEED = "TEACHER_SEED"  # stands for the teacher's number in hidden tests
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # What otter is asked for, the same in every set.
 CONFIG = {
     "init_cell": False,
@@ -99,7 +99,7 @@ def read_source(source: Path, seed: int) -> nbformat.NotebookNode:
     """A set's source as the notebook that otter takes, with the setup cell and the seed in it."""
     number = int(source.name[0])
     nb = jupytext.read(source)
-    nb.metadata = {"kernelspec": KERNEL}
+    nb.metadata = {"kernelspec": run_notebooks.KERNEL}
     cells = [cell for cell in nb.cells if not cell.source.startswith("# ASSIGNMENT CONFIG")]
     for cell in cells:
         if cell.source.startswith("# SETUP CELL"):
