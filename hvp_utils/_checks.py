@@ -17,7 +17,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from types import UnionType
 
-#: So many steps, points or probes nobody means; their tables alone would fill the memory.
+#: So many steps, points, probes, layers or heads nobody means; their tables alone would fill the
+#: memory.
 MOST_STEPS = 10_000
 
 
@@ -46,7 +47,7 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
 
 
 def steps(name: str, value: Any, least: int = 1) -> int:
-    """A number of steps, points or probes."""
+    """A number of steps, points, probes, layers or heads."""
     if whole(name, value, least) > MOST_STEPS:
         raise ValueError(f"{name} must be at most {MOST_STEPS}, not {shown(value)}.")
     return int(value)
@@ -97,6 +98,29 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     return value
 
 
+def truth(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: Something else, even where Python would take it for one of the two.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, not {shown(value)}.")
+    return bool(value)
+
+
+def items(name: str, values: Any, what: str) -> list[Any]:
+    """Some things, as a list.
+
+    Raises:
+        TypeError: Nothing that can be gone through.
+    """
+    single = isinstance(values, Tensor | ndarray) and not values.ndim
+    if single or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be {what}, not {shown(values)}.")
+    return list(values)
+
+
 def texts(name: str, values: Any) -> list[str]:
     """A list of texts; a single text, which is one too, is most likely a mistake.
 
@@ -104,10 +128,10 @@ def texts(name: str, values: Any) -> list[str]:
         TypeError: Something else.
         ValueError: None at all.
     """
-    is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes)
-    found: list[Any] = list(values) if is_list else [None]
+    what = 'a list of names, such as ["hvp"]'
+    found: list[Any] = [None] if isinstance(values, str | bytes) else items(name, values, what)
     if not all(isinstance(value, str) for value in found):
-        raise TypeError(f'{name} must be a list of names, such as ["hvp"], not {shown(values)}.')
+        raise TypeError(f"{name} must be {what}, not {shown(values)}.")
     if not found:
         raise ValueError(f"{name} is empty: give at least one name.")
     return found
@@ -252,9 +276,9 @@ def members(name: str, values: Any, known: Collection[str]) -> list[str]:
     """Some of a set of words, or one of them.
 
     Raises:
-        ValueError: None, or others.
+        TypeError: Nothing that can be gone through.
+        ValueError: Other words.
     """
-    found = [values] if isinstance(values, str) else values
-    if not isinstance(found, Iterable) or isinstance(found, bytes):
-        raise ValueError(f"{name} must be some of {', '.join(known)}, not {shown(values)}.")
+    what = f"some of {', '.join(known)}"
+    found = [values] if isinstance(values, str | bytes) else items(name, values, what)
     return [one_of(f"each of {name}", value, known) for value in found]

@@ -140,6 +140,8 @@ def hessian_delta(
     order = batch.layers[wanted[prompt, column]].argsort(stable=True)
     prompt, column = prompt[order], column[order]
     nodes = cast("NodePatches", batch.patches)
+    if not len(prompt):
+        return nodes.deltas[0].new_zeros(*wanted.shape, *nodes.deltas[0].shape[1:])
 
     def vectors_of(part: slice) -> Tensor:
         p, c = prompt[part], wanted[prompt[part], column[part]]

@@ -28,6 +28,7 @@ from transformer_lens.model_bridge.generalized_components import NormalizationBr
 from transformers import PreTrainedModel
 
 from hvp_utils import _checks
+from hvp_utils.architectures import hf_model
 from hvp_utils.models import as_bridge
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def relp_rules(freeze_patterns: bool = False) -> tuple[Rule, ...]:
     Source:
         Jafari et al. (2025), RelP.
     """
-    _checks.instance("freeze_patterns", freeze_patterns, bool, "True or False")
+    _checks.truth("freeze_patterns", freeze_patterns)
     rules = (freeze_norm_scales, freeze_activation_ratios, halve_gated_products)
     return (*rules, scale_gradients("attn.hook_pattern", 0.0)) if freeze_patterns else rules
 
@@ -300,14 +301,10 @@ def linearised(
     Raises:
         ValueError: An unknown kind.
     """
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
-    _checks.instance("kinds", kinds, Collection, "some of NONLINEARITIES")
-    unknown = [kind for kind in kinds if kind not in NONLINEARITIES]
-    if unknown:
-        raise ValueError(f"Unknown {unknown[0]!r}. Known: {', '.join(NONLINEARITIES)}.")
+    kinds = _checks.members("kinds", kinds, NONLINEARITIES)
     bridge = as_bridge(model)
     if layers is not None:
-        _checks.instance("layers", layers, Collection, "numbers of layers, or None for all")
+        layers = _checks.items("layers", layers, "numbers of layers, or None for all")
         for layer in layers:
             _checks.whole("each of layers", layer, 0, bridge.cfg.n_layers)
     here = _Whereabouts(bridge)
@@ -331,7 +328,7 @@ class _Whereabouts:
         def start(*_) -> None:
             self.stack[:] = [self._end]  # anew, should the last run have ended in an error
 
-        yield bridge.original_model.register_forward_pre_hook(start)
+        yield hf_model(bridge).register_forward_pre_hook(start)
         last = bridge.cfg.n_layers
         within = {norm: last for norm in _norms(bridge)}
         for layer, block in enumerate(bridge.blocks):

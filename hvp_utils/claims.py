@@ -6,7 +6,7 @@ A chapter publishes its claims as data, so that they can be counted over the who
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,14 +46,14 @@ class Claim:
     rule: str
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict must be one of {VERDICTS}, not {self.verdict!r}.")
+        _checks.one_of("verdict", self.verdict, VERDICTS)
         for name, value in vars(self).items():
             _checks.instance(name, value, str, "a text")
 
 
 def verdict(holds: bool, partly: bool = False) -> str:
     """The verdict on a claim that was tested."""
+    holds, partly = _checks.truth("holds", holds), _checks.truth("partly", partly)
     return HOLDS if holds else PARTLY if partly else DOES_NOT
 
 
@@ -69,8 +69,7 @@ def claims_table(claims: Sequence[Claim]) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> list[Claim]:
-    _checks.instance("claims", claims, Iterable, "a list of Claim")
-    claims = list(claims)
+    claims = _checks.items("claims", claims, "a list of Claim")
     for claim in claims:
         _checks.instance("each of claims", claim, Claim, "a Claim")
     return claims

@@ -80,7 +80,7 @@ def measure_costs(M: PatchedMetric, sample: int = 60, repeats: int = 3) -> Costs
         ValueError: No component differs between the two prompts, so none would be run.
     """
     _checks.whole("sample", sample)
-    _checks.whole("repeats", repeats)
+    _checks.steps("repeats", repeats)
     if not M.delta_norm.any():
         raise ValueError("The two prompts give the same activations: there is no run to time.")
     half = min(max(sample // 2, 1), M.n // 2)

@@ -86,11 +86,11 @@ def diagonal(
     _checks.whole("n_matvecs", n_matvecs)
     _checks.seed(seed)
     moving = M.delta_norm > 0
-    if method == "exact" or n_matvecs >= moving.sum(-1).max():
+    most = int(moving.sum(-1).max())
+    if method == "exact" or n_matvecs >= most:
         # With as many products as components, each may as well have its own.
         slopes, values = _exact(M, moving, alpha)
-        n_matvecs = int(moving.sum(-1).max())
-        return Diagonal(values, torch.zeros_like(values), n_matvecs, slopes)
+        return Diagonal(values, torch.zeros_like(values), most, slopes)
     least, step = (4, 2) if method == "xdiag" else (2, 1)
     if n_matvecs < least or n_matvecs % step:
         raise ValueError(
@@ -225,7 +225,7 @@ class LowRank(NamedTuple):
 
     def quadratic(self, alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
         """The quadratic part of M at alpha: alpha^T H alpha / 2."""
-        alpha = _checks.tensor("alpha", alpha, truth_values=True).to(self.vectors)
+        alpha = _checks.tensor("alpha", alpha, finite=True, truth_values=True).to(self.vectors)
         if alpha.ndim == 0 or alpha.shape[-1] != len(self.vectors):
             raise ValueError(
                 f"alpha must have {len(self.vectors)} entries in its last dimension, not the shape "

@@ -155,7 +155,7 @@ def load_model(
         MemoryError: The model does not fit.
         NotImplementedError: A model of a kind that cannot be patched here; see ``as_bridge``.
     """
-    if dtype is not None and dtype not in _DTYPES:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in _DTYPES):
         raise TypeError(f"dtype must be one of {_DTYPES}, not {dtype!r}.")
     _require_tokenizer_type(tokenizer)
     if not isinstance(name_or_model, str | os.PathLike):
@@ -224,7 +224,7 @@ def model_origin(model: TransformerBridge | PreTrainedModel) -> ModelOrigin:
     bridge = as_bridge(model)
     if bridge not in _ORIGINS:
         config = hf_model(bridge).config
-        name = getattr(config, "_name_or_path", "") or type(bridge.original_model).__name__
+        name = getattr(config, "_name_or_path", "") or type(hf_model(bridge)).__name__
         _ORIGINS[bridge] = _origin(name, name, config)
     return _ORIGINS[bridge]
 
@@ -258,24 +258,25 @@ def _convert(
     bridge: TransformerBridge, device: torch.device | None, dtype: torch.dtype | None
 ) -> TransformerBridge:
     """Move a loaded model, and change the type of its weights, in place."""
-    hf_model = bridge.original_model
-    if dtype is not None and any(p.dtype != dtype for p in hf_model.parameters()):
-        if getattr(hf_model, "quantization_method", None) or getattr(
-            hf_model.config, "quantization_config", None
+    model = hf_model(bridge)
+    if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
+        if getattr(model, "quantization_method", None) or getattr(
+            model.config, "quantization_config", None
         ):
             raise ValueError(
                 f"This model's weights are quantised and cannot be made {dtype}. Load it "
                 "dequantised, or leave dtype out."
             )
-        _cast(hf_model, dtype)
+        _cast(model, dtype)
         bridge.cfg.dtype = dtype
-    if device is not None and any(p.device != device for p in hf_model.parameters()):
-        if getattr(hf_model, "hf_device_map", None):
+    if device is not None and any(p.device != device for p in model.parameters()):
+        if getattr(model, "hf_device_map", None):
             raise ValueError(
                 f"This model was placed by a device_map and cannot be moved to {device}. Load it "
                 "without one, or leave device out."
             )
-        hf_model.to(device)
+        # Transformers wraps `to` in a way that hides from type checkers that it is a method.
+        model.to(device)  # pyright: ignore[reportArgumentType]
     if device is not None:
         bridge.cfg.device = str(device)
     return bridge
@@ -318,7 +319,7 @@ def _resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
             f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}). "
             'Use device="cpu", or leave it out to take a GPU when there is one.'

@@ -117,16 +117,15 @@ class PatchedMetric:
         seed: int = 0,
         whole_prompts: bool = False,
     ):
-        if direction not in ("denoising", "noising"):
-            raise ValueError(f'direction must be "denoising" or "noising", not {direction!r}.')
+        _checks.one_of("direction", direction, ("denoising", "noising"))
+        _checks.truth("whole_prompts", whole_prompts)
         if batch_size is not None:
             _checks.whole("batch_size", batch_size)
         _checks.seed(seed)
         bridge = as_bridge(model)
         require_loaded(hf_model(bridge))
-        pairs = (pairs,) if isinstance(pairs, PromptPair) else pairs
-        _checks.instance("pairs", pairs, Iterable, "a PromptPair or a list of them")
-        self.pairs = tuple(pairs)
+        pairs = [pairs] if isinstance(pairs, PromptPair) else pairs
+        self.pairs = tuple(_checks.items("pairs", pairs, "a PromptPair or a list of them"))
         if not self.pairs:
             raise ValueError("There is no prompt: pairs is empty.")
         for pair in self.pairs:
@@ -140,7 +139,8 @@ class PatchedMetric:
                     f"{pair.name or pair.clean!r} has no corrupted prompt (zero ablation), so "
                     'there is no corrupted run to start from. Use direction="noising".'
                 )
-        self.model = edge_model(bridge) if components == "edges" else bridge
+        of_edges = isinstance(components, str) and components == "edges"
+        self.model = edge_model(bridge) if of_edges else bridge
         groups = by_shape(resolved, batch_size, whole_prompts)
         self.batches = [
             PromptBatch(
@@ -266,8 +266,7 @@ class PatchedMetric:
         if not hasattr(self, "_index"):
             self._index = {label: i for i, label in enumerate(self.labels)}
         labels = [labels] if isinstance(labels, str) else labels
-        _checks.instance("labels", labels, Iterable, "labels of components")
-        labels = list(labels)
+        labels = _checks.items("labels", labels, "labels of components")
         for label in labels:
             if not isinstance(label, str) or label not in self._index:
                 raise ValueError(

@@ -327,8 +327,9 @@ def pass_flops(
         block = by_weights * weights + by_activations * attention
         return 2 * (blocks * n_run * block + by_weights * unembedding)
 
-    first = np.arange(len(layers)) // batch_size * batch_size  # of its batch, for each component
-    own, lowest, whole = L - layers.mean(), L - layers[first].mean(), L - layers.min()
+    rows = min(batch_size, len(layers))
+    first = np.arange(len(layers)) // rows * rows  # of its batch, for each component
+    own, lowest, whole = (float(L - x) for x in (layers.mean(), layers[first].mean(), layers.min()))
     return {
         "forward": run(own, 1, 1),
         "gradient": run(whole, 2, 3),

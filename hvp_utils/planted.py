@@ -25,6 +25,7 @@ __all__ = ["Planted", "planted_model"]
 
 _WIDTH, _D_HEAD, _D_MLP = 6, 8, 16  # coordinates of a writer, width of a head and of an MLP
 _PIN = 1e6
+_LARGEST_VOCABULARY = 1_000_000
 
 
 class Planted(NamedTuple):
@@ -57,8 +58,9 @@ def planted_model(
     Returns:
         The model, its edges, and those that can matter.
     """
-    for name, count in (("n_layers", n_layers), ("n_heads", n_heads), ("d_vocab", d_vocab)):
-        _checks.whole(name, count)
+    for name, count in (("n_layers", n_layers), ("n_heads", n_heads)):
+        _checks.steps(name, count)
+    _checks.whole("d_vocab", d_vocab, 1, _LARGEST_VOCABULARY)
     density = _checks.number("density", density, least=0, most=1)
     generator = torch.Generator().manual_seed(_checks.seed(seed))
     graph = edge_graph(n_layers, n_heads)

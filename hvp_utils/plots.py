@@ -6,7 +6,7 @@ same colour, marker and line style in every figure, so that nothing is told by c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import matplotlib as mpl
@@ -70,8 +70,7 @@ def use_style(style: Literal["light", "dark", "print"] = "light") -> None:
     Raises:
         ValueError: There is no such style.
     """
-    if not isinstance(style, str) or style not in _STYLES:
-        raise ValueError(f"Unknown style {style!r}. Known: {', '.join(_STYLES)}.")
+    _checks.one_of("style", style, _STYLES)
     sns.set_theme(
         context="notebook",
         style="ticks",
@@ -175,9 +174,9 @@ def axis_curve(
     _check_axes(ax)
     if isinstance(M.base, torch.Tensor):
         raise ValueError("A curve is that of one metric: give M, the mean, in place of M.each.")
-    if component not in M.labels:
-        raise ValueError(f"No component {component!r}; they are called {M.labels[0]} and so on.")
-    c = M.labels.index(component)
+    _checks.instance("component", component, str, "a label of M.labels")
+    _checks.instance("title", title, str, "a text")
+    c = int(M.index(component))
     ax = ax or plt.subplots()[1]
     t = np.linspace(0, 1, 61)
     g = M.along_axes(torch.tensor(t), order=0, components=torch.full((len(t),), c)).value.cpu()
@@ -380,7 +379,7 @@ def steps(
         ax: Where to draw; a new figure by default.
     """
     _check_axes(ax)
-    _checks.instance("n_steps", n_steps, Iterable, "a list of numbers of steps")
+    n_steps = _checks.items("n_steps", n_steps, "a list of numbers of steps")
     n_steps = [_checks.whole("each of n_steps", k) for k in n_steps]
     curves, references = _by_label("curves", curves, 3), _by_label("references", references)
     for label, parts in curves.items():

@@ -76,7 +76,7 @@ class PairedTest(NamedTuple):
     p_value: float
 
 
-def _pair(estimate: ArrayLike, truth: ArrayLike, k: int | None = None) -> tuple[ndarray, ndarray]:
+def _pair(estimate: ArrayLike, truth: ArrayLike) -> tuple[ndarray, ndarray]:
     estimate, truth = _checks.array("estimate", estimate), _checks.array("truth", truth)
     if estimate.shape != truth.shape or truth.ndim == 0:
         raise ValueError(
@@ -85,8 +85,6 @@ def _pair(estimate: ArrayLike, truth: ArrayLike, k: int | None = None) -> tuple[
         )
     if not truth.size:
         raise ValueError("truth is empty: there are no effects to compare.")
-    if k is not None:
-        _checks.whole("k", k, 1, truth.shape[-1])
     if np.isnan(truth).any():
         raise ValueError("The true effects contain NaN.")
     return estimate, truth
@@ -109,7 +107,8 @@ def top_k_relative_error(
     Source:
         Zhang & Wang (2026), section 4.1 (with k = 5).
     """
-    estimate, truth = _pair(estimate, truth, k)
+    estimate, truth = _pair(estimate, truth)
+    _checks.whole("k", k, 1, truth.shape[-1])
     top = _top(truth, k)
     error = np.abs(np.take_along_axis(estimate - truth, top, -1)).mean(-1)
     span = np.ptp(truth, axis=-1)
@@ -126,7 +125,8 @@ def top_k_overlap(
     estimate: ArrayLike, truth: ArrayLike, k: int = 5
 ) -> np.float64 | Float[ndarray, " prompts"]:
     """Share of the k largest true effects among the k largest estimates, by magnitude, 0 to 1."""
-    estimate, truth = _pair(estimate, truth, k)
+    estimate, truth = _pair(estimate, truth)
+    _checks.whole("k", k, 1, truth.shape[-1])
     if np.isnan(estimate).any():
         raise ValueError("The estimates contain NaN.")
     matches = _top(estimate, k)[..., :, None] == _top(truth, k)[..., None, :]
@@ -158,7 +158,8 @@ def ndcg(
     Source:
         Järvelin & Kekäläinen (2002), with the logarithm of Burges et al. (2005).
     """
-    estimate, truth = _pair(estimate, truth, k)
+    estimate, truth = _pair(estimate, truth)
+    _checks.whole("k", k, 1, truth.shape[-1])
     if np.isnan(estimate).any():
         raise ValueError("The estimates contain NaN.")
     _checks.one_of("gain", gain, ("magnitude", "membership"))

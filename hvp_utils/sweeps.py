@@ -27,6 +27,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from hvp_utils import _checks
+from hvp_utils.architectures import hf_model
 from hvp_utils.backward_rules import rules_are_active
 from hvp_utils.curvature import row_norms, spectrum
 from hvp_utils.estimators import ESTIMATORS, find_estimator
@@ -134,9 +135,7 @@ def sweep(
         "direction": direction,
         "components": components,
         "top": top or 0,
-        "dtype": str(dtype if bridge is None else bridge.original_model.dtype).removeprefix(
-            "torch."
-        ),
+        "dtype": str(dtype if bridge is None else hf_model(bridge).dtype).removeprefix("torch."),
     }
     path = None if store is None else Path(store) / _file_name(identity)
     done = read(path, identity)

@@ -176,7 +176,9 @@ def test_contributions_add_up_to_the_hessian(architecture, random):
 
 
 def test_unknown_kinds():
-    with pytest.raises(ValueError, match="Unknown 'norm'. Known: norms, attention_pattern, .*outp"):
+    with pytest.raises(
+        ValueError, match="kinds must be one of norms, attention_pattern, .*outp.*'norm'"
+    ):
         with linearised(tiny_model("gpt2"), ["norms", "norm"]):
             pytest.fail("The block must not be entered.")
 

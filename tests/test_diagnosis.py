@@ -338,7 +338,7 @@ def test_bad_input_is_refused():
     M = metric()
     with pytest.raises(ValueError, match="No component is called 'L9H9'"):
         d.diagnose(M, "L9H9")
-    with pytest.raises(ValueError, match="no component 12: there are 12"):
+    with pytest.raises(ValueError, match="no component 12. There are 12"):
         d.diagnose(M, 12)
     with pytest.raises(ValueError, match="components is empty"):
         d.diagnose_each(M, [])

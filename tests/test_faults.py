@@ -13,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_model, tiny_pair, tiny_task
 
-from hvp_utils import PatchedMetric, _checks, missed_bound, plots, sweep
+from hvp_utils import PatchedMetric, _checks, make_prompts, missed_bound, plots, sweep
 from hvp_utils.backward_rules import changed_backward, gim_rules, relp_rules
+from hvp_utils.circuits import Circuit
 from hvp_utils.curvature import low_rank, row_norms
 from hvp_utils.estimators import (
     activation_patching,
+    atp_star,
     attribution_patching,
     hvp,
     integrated_gradients,
     ms_hvp,
 )
-from hvp_utils.reliability import screen
+from hvp_utils.reliability import hessian_lipschitz, screen
 
 
 def metric(kind="heads", **options):
@@ -196,6 +198,53 @@ def test_numbers_within_bounds(value):
 def test_what_is_no_number(value):
     with pytest.raises(ValueError, match="p must be a finite number"):
         _checks.number("p", value)
+
+
+@pytest.mark.parametrize("value", (True, False, np.bool_(True)))
+def test_truth_values(value):
+    assert _checks.truth("signed", value) is bool(value)
+
+
+@pytest.mark.parametrize("value", (1, 0, None, "yes", torch.tensor(True), np.ones(2), []))
+def test_what_is_no_truth_value(value):
+    with pytest.raises(TypeError, match="signed must be True or False, not "):
+        _checks.truth("signed", value)
+
+
+def test_items():
+    assert _checks.items("points", (0, 1), "numbers") == [0, 1]
+    assert _checks.items("points", (i for i in "ab"), "numbers") == ["a", "b"]
+    assert _checks.items("points", torch.arange(2), "numbers") == [0, 1]
+    for value in (3, None, torch.tensor(3), np.array(3)):
+        with pytest.raises(TypeError, match="points must be numbers, not "):
+            _checks.items("points", value, "numbers")
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    (
+        ("grad_drop", lambda: atp_star(metric(), grad_drop=np.arange(2))),
+        ("qk_fix", lambda: atp_star(metric(), qk_fix=torch.ones(3))),
+        ("return_convergence_delta", lambda: integrated_gradients(metric(), 2, "left", None, "no")),
+        ("signed", lambda: Circuit.above(M := metric("edges"), M.delta_norm, 0.1, "yes")),
+        ("whole_prompts", lambda: PatchedMetric(tiny_model("gpt2"), tiny_pair(), whole_prompts=1)),
+        ("patch_shown", lambda: missed_bound(metric(), patch_shown=torch.ones(2))),
+    ),
+)
+def test_arguments_that_must_be_true_or_false(name, use):
+    with pytest.raises(TypeError, match=f"{name} must be True or False, not "):
+        use()
+
+
+def test_h_delta_of_no_components():
+    M = metric()
+    assert M.hessian_delta(components=[]).shape == (0, M.hessian_delta(components=[0]).shape[1])
+    assert hessian_lipschitz(M, components=[]).shape == (0,)
+
+
+def test_a_task_that_takes_other_arguments():
+    with pytest.raises(TypeError, match=r"task must take \(model, n, seed=0\) .* does not: "):
+        make_prompts(len, tiny_model("gpt2"), 1)
 
 
 def test_an_error_is_short_however_large_the_value():

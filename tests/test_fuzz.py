@@ -5,13 +5,15 @@ finite, or raise an error of its own that says which argument is wrong. An Attri
 inside, a RuntimeError of torch, a NaN without a word: these are faults. What a call hangs on, the
 time limit of its test shows.
 
-`make test` draws a few examples for each function, always the same; `make nightly` draws many.
+`make test` draws a few examples for each function, always the same; `make nightly` draws many,
+and gives each argument each hostile value in turn.
 """
 
 import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import linecache
 import math
 import pkgutil
@@ -196,6 +198,7 @@ def zeros_M(n_rows=None):
 
 PLAIN_M = [M, lambda: M("mlp_out", "gemma2"), each, lambda: M("resid", "neox", 2)]
 ONE_M = PLAIN_M[:2]
+OF_12 = [M, lambda: M("heads", "gemma2")]  # with as many components as ALPHA has strengths
 INDICES = [
     lambda: None,
     lambda: [0, 2],
@@ -267,12 +270,12 @@ ENTRIES = [
         batch_size=of(None, 1, 5),
         seed=of(0, 1),
     ),
-    Entry(PatchedMetric.__call__, self=PLAIN_M[:2], alpha=[zeros_M(), zeros_M(3)]),
-    Entry(PatchedMetric.gradient, self=ONE_M, alpha=ALPHA),
-    Entry(PatchedMetric.hvp, self=ONE_M, v=[zeros_M()], alpha=ALPHA),
+    Entry(PatchedMetric.__call__, self=OF_12, alpha=[zeros_M(), zeros_M(3)]),
+    Entry(PatchedMetric.gradient, self=OF_12, alpha=ALPHA),
+    Entry(PatchedMetric.hvp, self=OF_12, v=[zeros_M()], alpha=ALPHA),
     Entry(
         PatchedMetric.hessian_matvec,
-        self=ONE_M,
+        self=OF_12,
         V=[lambda: torch.ones(M().n, 2)],
         alpha=ALPHA,
     ),
@@ -284,19 +287,19 @@ ENTRIES = [
         components=INDICES,
     ),
     Entry(PatchedMetric.hessian_delta, self=PLAIN_M[:3], t=of(0.0, 0.5), components=INDICES),
-    Entry(PatchedMetric.index, self=ONE_M, labels=[lambda: ["L0H0"], lambda: "L1H2", list]),
+    Entry(PatchedMetric.index, self=OF_12, labels=[lambda: ["L0H0"], lambda: "L1H2", list]),
     # --- the Hessian
     Entry(
         curvature.diagonal,
-        M=PLAIN_M,
+        M=[*OF_12, each],
         method=of("xdiag", "hutchinson", "exact"),
         n_matvecs=of(4, 6),
         alpha=ALPHA,
     ),
     Entry(curvature.row_norms, M=PLAIN_M, n_probes=of(2, 3), step=of(0.01, 1)),
-    Entry(curvature.low_rank, M=ONE_M, rank=of(2, 1), alpha=ALPHA),
-    Entry(curvature.spectrum, M=PLAIN_M, alpha=ALPHA),
-    Entry(curvature.hessian_operator, M=ONE_M, alpha=ALPHA),
+    Entry(curvature.low_rank, M=OF_12, rank=of(2, 1), alpha=ALPHA),
+    Entry(curvature.spectrum, M=[*OF_12, each], alpha=ALPHA),
+    Entry(curvature.hessian_operator, M=OF_12, alpha=ALPHA),
     Entry(
         curvature.LowRank.rows,
         self=[lambda: curvature.low_rank(M(), 2)],
@@ -644,16 +647,16 @@ def raised_here(error):
     return Path(last.filename).is_relative_to(hvp_utils.__path__[0]) and line.startswith("raise")
 
 
-def check(entry, data):
-    """One example: all arguments good, or one or two of them hostile."""
-    arguments = {
-        name: data.draw(st.sampled_from(good), label=name)() for name, good in entry.good.items()
-    }
+def draw(entry, data):
+    """All arguments good, or one or two of them hostile."""
+    good = {name: data.draw(st.sampled_from(good))() for name, good in entry.good.items()}
     hostile = data.draw(st.sets(st.sampled_from(entry.names), max_size=2)) if entry.names else ()
-    said = {}
-    for name in sorted(hostile):
-        said[name] = data.draw(st.sampled_from(sorted(HOSTILE)), label=name)
-        arguments[name] = HOSTILE[said[name]]()
+    return good, {name: data.draw(st.sampled_from(sorted(HOSTILE))) for name in sorted(hostile)}
+
+
+def check(entry, good, said):
+    """One call, with good arguments but for the hostile ones that are said by name."""
+    arguments = good | {name: HOSTILE[hostile]() for name, hostile in said.items()}
     try:
         with warnings.catch_warnings(), plt.rc_context():
             warnings.simplefilter("ignore")
@@ -703,17 +706,26 @@ def test_a_result_or_an_error_that_says_which_argument(entry):
     @settings(max_examples=3, derandomize=True, **SETTINGS)
     @given(st.data())
     def run(data):
-        check(entry, data)
+        check(entry, *draw(entry, data))
 
     run()
 
 
 @each_function
 @pytest.mark.nightly
+@pytest.mark.timeout(300)
 def test_the_same_with_many_examples(entry):
     @settings(max_examples=80, **SETTINGS)
     @given(st.data())
     def run(data):
-        check(entry, data)
+        check(entry, *draw(entry, data))
 
     run()
+
+
+@each_function
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_each_argument_with_each_hostile_value(entry):
+    for name, hostile in itertools.product(entry.names, HOSTILE):
+        check(entry, {other: good[0]() for other, good in entry.good.items()}, {name: hostile})

@@ -669,7 +669,7 @@ def test_a_metric_must_be_finite():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"direction": "upwards"}, '"denoising" or "noising", not \'upwards\''),
+        ({"direction": "upwards"}, "direction must be one of denoising, noising, not 'upwards'"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
         ({"components": "eyes"}, "Unknown components 'eyes'.*heads.*mlp_out.*resid"),
         ({"components": "neurons_pre:9"}, "between 1 and 5"),

@@ -36,7 +36,7 @@ def importance(M: PatchedMetric, effects: Float[Tensor, "... n"]) -> Float[Tenso
     In the denoising direction that is what patching it gains, in the noising direction what
     patching it loses.
     """
-    effects = _checks.tensor("effects", effects)
+    effects = _checks.tensor("effects", effects, finite=True)
     return effects if M.direction == "denoising" else -effects
 
 
@@ -83,7 +83,7 @@ class Circuit:
         """
         _checks.instance("graph", graph, EdgeGraph, "an EdgeGraph")
         labels = [labels] if isinstance(labels, str) else labels
-        _checks.instance("labels", labels, Iterable, "labels of edges")
+        labels = _checks.items("labels", labels, "labels of edges")
         labels = list(labels)
         for label in labels:
             if not isinstance(label, str) or label not in graph.numbers:
@@ -121,8 +121,9 @@ class Circuit:
         Raises:
             ValueError: No edges, numbers that do not fit them, or more edges than there are.
         """
+        graph = graph_of(M)
         ranking = _scores(M, effects, signed).argsort(descending=True, stable=True)
-        return cls(graph_of(M), frozenset(ranking[: _checked(n, M)].tolist()))
+        return cls(graph, frozenset(ranking[: _checked(n, M)].tolist()))
 
     @classmethod
     def above(
@@ -130,7 +131,8 @@ class Circuit:
     ) -> Circuit:
         """The edges with effects above a threshold; arguments as of ``top``."""
         threshold = _checks.number("threshold", threshold, infinite=True)
-        return cls.from_mask(graph_of(M), _scores(M, effects, signed) > threshold)
+        graph = graph_of(M)
+        return cls.from_mask(graph, _scores(M, effects, signed) > threshold)
 
     @classmethod
     def greedy(
@@ -310,6 +312,7 @@ def _scores(M: PatchedMetric, effects: Tensor, signed: bool) -> Float[Tensor, " 
         )
     if effects.isnan().any():
         raise ValueError(f"{int(effects.isnan().sum())} of the effects are NaN.")
+    signed = _checks.truth("signed", signed)
     return importance(M, effects) if signed else effects.abs()
 
 

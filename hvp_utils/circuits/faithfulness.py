@@ -6,7 +6,7 @@ and m(no edge) that of the corrupted one. Faithfulness is where m(C) lies betwee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -190,7 +190,7 @@ def curve(
         cut: How a circuit is made from effects: ``Circuit.top`` as MIB does by default, or
             ``Circuit.greedy``.
     """
-    _checks.instance("fractions", fractions, Iterable, "a list of shares from 0 to 1")
+    fractions = _checks.items("fractions", fractions, "a list of shares from 0 to 1")
     fractions = [_checks.number("each of fractions", f, least=0, most=1) for f in fractions]
     if not fractions:
         raise ValueError("fractions is empty: give at least one share of the edges.")
@@ -246,8 +246,7 @@ def _masks(
     if isinstance(circuits, Circuit):
         circuits = [circuits]
     if not isinstance(circuits, Tensor):
-        _checks.instance("circuits", circuits, Iterable, "circuits or masks")
-        circuits = list(circuits)
+        circuits = _checks.items("circuits", circuits, "circuits or masks")
         if not circuits:
             raise ValueError("There is no circuit to run.")
         for circuit in circuits:

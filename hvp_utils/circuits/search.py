@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +83,7 @@ def acdc(M: PatchedMetric, threshold: float, together: int = 1) -> Found:
     """
     _require_noising(M)
     threshold = _checks.number("threshold", threshold, least=0, infinite=True)
-    _checks.whole("together", together)
+    together = min(_checks.whole("together", together), M.n)
     alpha = torch.zeros(M.n)
     value = float(M(alpha))
 
@@ -148,7 +148,7 @@ def edge_pruning(
     n = len(chosen)
     if type(n_edges) is not int or not 0 < n_edges <= n:
         raise ValueError(f"n_edges must be between 1 and the {n} candidates, not {n_edges!r}.")
-    _checks.whole("n_steps", n_steps)
+    _checks.steps("n_steps", n_steps)
     learning_rate = _checks.number("learning_rate", learning_rate, above=0)
     generator = torch.Generator().manual_seed(_checks.seed(seed))
     log_alpha = torch.full((n,), 3.0, requires_grad=True)  # nearly all are kept at first
@@ -222,7 +222,7 @@ def with_kl(
     """
     bridge, found = as_bridge(model), []
     pairs = [pairs] if isinstance(pairs, PromptPair) else pairs
-    _checks.instance("pairs", pairs, Iterable, "a list of PromptPair")
+    pairs = _checks.items("pairs", pairs, "a list of PromptPair")
     for pair in pairs:
         _checks.instance("each of pairs", pair, PromptPair, "a PromptPair")
         with torch.no_grad():

@@ -127,8 +127,8 @@ def edge_graph(n_layers: int, n_heads: int, parallel: bool = False) -> EdgeGraph
         parallel: Whether attention and MLP of a block read the same stream (GPT-NeoX), so that no
             edge leads from one to the other.
     """
-    n_layers, n_heads = _checks.whole("n_layers", n_layers), _checks.whole("n_heads", n_heads)
-    _checks.instance("parallel", parallel, bool, "True or False")
+    n_layers, n_heads = _checks.steps("n_layers", n_layers), _checks.steps("n_heads", n_heads)
+    _checks.truth("parallel", parallel)
     writers, readers, n = [Writers("blocks.0.hook_in", 0, ("embed",))], [], 1
     for layer in range(n_layers):
         block, heads = f"blocks.{layer}", tuple(f"L{layer}H{h}" for h in range(n_heads))

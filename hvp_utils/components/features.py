@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from hvp_utils import _checks
 from hvp_utils.suffix_run import Patch, Rows
 
 from .nodes import Site
@@ -90,6 +91,8 @@ class SAEFeatures:
             )
         if not torch.isfinite(decoder).all():
             raise ValueError("W_dec of the SAE has entries that are NaN or infinite.")
+        _checks.instance("hook", self.hook, str | None, "the name of an activation, or None")
+        _checks.truth("per_position", self.per_position)
         hook = self.hook or _said(self.sae, "hook") or _said(self.sae, "hook_name")
         if hook is None:
             raise ValueError(

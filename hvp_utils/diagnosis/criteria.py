@@ -100,6 +100,8 @@ def is_zero_gradient(slope_at_base: float, mean_size: float) -> bool:
         slope_at_base: g'(0).
         mean_size: The mean of ``|g'(t)|`` over [0, 1].
     """
+    slope_at_base = _checks.number("slope_at_base", slope_at_base)
+    mean_size = _checks.number("mean_size", mean_size, least=0)
     return mean_size > 0 and abs(slope_at_base) <= FLAT * mean_size
 
 

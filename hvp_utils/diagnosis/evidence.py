@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 from typing import cast
 
 import scipy.special
@@ -65,8 +64,9 @@ def diagnose_each(
         symptoms_only: Leave out ``parts`` and ``ms_hvp``, which take most of the time. The parts
             are NaN then, and saturation is never found.
     """
-    _checks.instance("components", components, Iterable, "a list of labels or numbers")
-    which = _checked(M, list(components))
+    _checks.truth("grad_drop", grad_drop)
+    _checks.truth("symptoms_only", symptoms_only)
+    which = _checked(M, _checks.items("components", components, "a list of labels or numbers"))
     points, weights = quadrature(N_SLOPES, "gausslegendre")
     start = M.along_axes(0.0, 2, which)
     truth = M.effects(M.along_axes(1.0, 0, which).value)
@@ -119,15 +119,11 @@ def _checked(M: PatchedMetric, components: list[str | int]) -> Int[Tensor, " m"]
         raise ValueError(f"A diagnosis is of nodes ({', '.join(NODE_KINDS)}), not of {kind}.")
     if not components:
         raise ValueError("There is nothing to diagnose: components is empty.")
-    which = []
-    for c in components:
-        if isinstance(c, str):
-            c = M.index([c]).item()
-        _checks.instance("component", c, int | Integral | Tensor, "a label or a number")
-        if not 0 <= int(c) < M.n:
-            raise ValueError(f"There is no component {c}: there are {M.n}, counted from 0.")
-        which.append(int(c))
-    return torch.tensor(which)
+    numbers = [int(M.index([c])) if isinstance(c, str) else c for c in components]
+    which = _checks.indices("components", numbers, M.n)
+    if which.ndim != 1:
+        raise TypeError(f"each component must be a label or a number, not {numbers[0]!r}.")
+    return which
 
 
 def _parts(M: PatchedMetric, which: Int[Tensor, " m"]) -> dict[str, Float[Tensor, " m"]]:

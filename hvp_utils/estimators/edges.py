@@ -55,8 +55,7 @@ def eap_ig(
         ValueError: Components that are no edges, or an unknown method or place.
     """
     _require_edges(M)
-    if where not in ("inputs", "activations"):
-        raise ValueError(f'where must be "inputs" or "activations", not {where!r}.')
+    _checks.one_of("where", where, ("inputs", "activations"))
     t, weights = quadrature(n_steps, method)
     t = t if M.direction == "denoising" else 1 - t  # from here on counted from the base run
 

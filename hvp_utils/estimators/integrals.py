@@ -77,6 +77,7 @@ def integrated_gradients(
     Raises:
         ValueError: An unknown method, or fewer points than it needs.
     """
+    _checks.truth("return_convergence_delta", return_convergence_delta)
     t, weights = quadrature(n_steps, method)
     slopes = along_path(M, t, 1, components).slope
     estimate = torch.tensordot(weights.to(slopes), slopes, 1)
@@ -115,11 +116,8 @@ def integrated_hessians(
     Raises:
         ValueError: An unknown scheme, part or method.
     """
-    if scheme not in ("path", "grid") or part not in ("pairwise", "complete"):
-        raise ValueError(
-            f'scheme must be "path" or "grid" and part "pairwise" or "complete", not {scheme!r} '
-            f"and {part!r}."
-        )
+    _checks.one_of("scheme", scheme, ("path", "grid"))
+    _checks.one_of("part", part, ("pairwise", "complete"))
     t, weights = quadrature(n_steps, method)
     if scheme == "grid":
         s, weights = torch.outer(t, t).flatten(), torch.outer(weights, weights).flatten()
@@ -139,8 +137,7 @@ def integrated_hessians(
 
 def quadrature(n: int, method: str) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Points and weights of a rule on [0, 1]; the weights add up to 1."""
-    if method not in QUADRATURES:
-        raise ValueError(f"Unknown method {method!r}. Known: {', '.join(QUADRATURES)}.")
+    _checks.one_of("method", method, QUADRATURES)
     if _checks.steps("n_steps", n) < 2 and method == "trapezoid":
         raise ValueError("The trapezoidal rule needs n_steps of at least 2.")
     k = torch.arange(n, dtype=torch.float64)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hvp_utils import _checks
 from hvp_utils.backward_rules import changed_backward, drop_layer, gim_rules, relp_rules
 from hvp_utils.patched_metric import PatchedMetric, of_metric
 from hvp_utils.prompt_batch import PromptBatch
@@ -68,6 +69,8 @@ def atp_star(
     Raises:
         ValueError: GradDrop on a model of one layer.
     """
+    _checks.truth("qk_fix", qk_fix)
+    _checks.truth("grad_drop", grad_drop)
     n_layers = M.model.cfg.n_layers
     if grad_drop and n_layers < 2:
         raise ValueError("GradDrop averages over the layers but one; this model has only one.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 import torch
@@ -109,7 +109,7 @@ def ms_hvp_median(
     Source:
         Zhang & Wang (2026), appendix D.1.
     """
-    _checks.instance("n_steps", n_steps, Iterable, "a list of numbers of steps")
+    n_steps = _checks.items("n_steps", n_steps, "a list of numbers of steps")
     starts = {k: [Fraction(i, k) for i in range(_checks.steps("n_steps", k))] for k in n_steps}
     if not starts:
         raise ValueError("n_steps is empty: give at least one number of steps.")

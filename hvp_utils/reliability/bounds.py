@@ -7,7 +7,7 @@ constant of the Hessian along it. Then f - f_ap = q + R3 with ``|R3| <= L_H |del
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,7 +73,7 @@ def hessian_lipschitz(
     Raises:
         ValueError: Fewer than two different points.
     """
-    _checks.instance("points", points, Iterable, "a list of numbers")
+    points = _checks.items("points", points, "a list of numbers")
     points = sorted({_checks.number("each of points", point) for point in points})
     if len(points) < 2:
         raise ValueError(

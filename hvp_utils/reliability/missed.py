@@ -28,6 +28,7 @@ __all__ = ["MissedBound", "missed_bound", "subsets_needed"]
 
 _STRENGTHS = 2**22  # patch strengths made at a time
 _N_MATVECS = 48
+_MOST_SUBSETS = 1_000_000
 
 
 class MissedBound(NamedTuple):
@@ -120,6 +121,7 @@ def missed_bound(
     require_one_metric(M)
     _require(confidence, n_subsets, p)
     _checks.seed(seed)
+    patch_shown = _checks.truth("patch_shown", patch_shown)
     shown = _numbers(M, shown)
     unseen = M.delta_norm.cpu() > 0
     unseen[shown] = False
@@ -184,8 +186,7 @@ def _require(confidence: float, n_subsets: int, p: float) -> None:
         raise ValueError(
             f"confidence must be above 0.5 and below 1, such as 0.95, not {confidence!r}."
         )
-    if isinstance(n_subsets, bool) or not isinstance(n_subsets, int) or n_subsets < 4:
-        raise ValueError(f"n_subsets must be a whole number of at least 4, not {n_subsets!r}.")
+    _checks.whole("n_subsets", n_subsets, 4, _MOST_SUBSETS)
     if not 0 < p < 1:
         raise ValueError(
             f"p is the share of the components in a subset: above 0 and below 1, not {p!r}."
@@ -195,8 +196,7 @@ def _require(confidence: float, n_subsets: int, p: float) -> None:
 def _numbers(M: PatchedMetric, shown: Iterable[Any]) -> Int[Tensor, " k"]:
     """Numbers of the components shown."""
     shown = [shown] if isinstance(shown, str) else shown
-    _checks.instance("shown", shown, Iterable, "labels of components or their numbers")
-    shown = list(shown)
+    shown = _checks.items("shown", shown, "labels of components or their numbers")
     if shown and all(isinstance(one, str) for one in shown):
         return M.index(shown)
     return _checks.indices("shown", shown, M.n)

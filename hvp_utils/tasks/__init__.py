@@ -7,7 +7,8 @@ says whether a model can do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -55,6 +56,7 @@ __all__ = [
     "subject_verb_agreement",
 ]
 
+_MOST_PROMPTS = 1_000_000
 TASKS: dict[str, Callable[..., list[PromptPair]]] = {
     "ioi": ioi,
     "ioi_random_token": partial(ioi, corruption="random_token"),
@@ -105,15 +107,28 @@ def make_prompts(
                 f"or pass a generator or a list of PromptPair."
             )
         task = TASKS[task]
-    _checks.instance("n", n, Integral, "a whole number")
-    if n < 0:
-        raise ValueError(f"n must not be negative, but is {n}.")
-    if not callable(task):
-        _checks.instance("task", task, Iterable, "a name, a generator or a list of PromptPair")
-    pairs = list(task(model, n, seed=seed)) if callable(task) else list(task)[:n]
+    _checks.whole("n", n, 0, _MOST_PROMPTS)
+    _checks.instance("seed", seed, Integral, "a whole number")
+    if callable(task):
+        _require_generator(task)
+    found = task(model, n, seed=seed) if callable(task) else task
+    pairs = _checks.items("task", found, "a name, a generator or a list of PromptPair")
+    pairs = pairs if callable(task) else pairs[:n]
     if len(pairs) != n:
         raise ValueError(f"{n} prompts were asked for, but the task holds {len(pairs)}.")
     for pair in pairs:
         if not isinstance(pair, PromptPair):
             raise TypeError(f"a task must consist of PromptPair objects, not {pair!r}.")
     return pairs
+
+
+def _require_generator(task: Callable[..., object]) -> None:
+    try:
+        inspect.signature(task).bind("model", 1, seed=0)
+    except TypeError as error:
+        raise TypeError(
+            f"task must take (model, n, seed=0) and give PromptPairs, but {_checks.shown(task)} "
+            f"does not: {error}."
+        ) from None
+    except ValueError:
+        pass  # built in, with a signature that nobody knows

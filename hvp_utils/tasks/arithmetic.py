@@ -62,13 +62,8 @@ def arithmetic(
             prompts exist, the operation is unknown, ``n_examples`` is negative, or the model has no
             tokenizer.
     """
-    if operation not in get_args(Operation):
-        raise ValueError(
-            f"unknown operation {operation!r}. Known ones: {', '.join(get_args(Operation))}."
-        )
-    _checks.instance("n_examples", n_examples, int, "a whole number")
-    if n_examples < 0:
-        raise ValueError(f"n_examples must not be negative, but is {n_examples}.")
+    _checks.one_of("operation", operation, get_args(Operation))
+    _checks.whole("n_examples", n_examples, 0)
     require_tokenizer(model, "arithmetic")
     results = {q: _result(q, operation) for q in _questions(operation, _digits(model))}
     questions = list(results)

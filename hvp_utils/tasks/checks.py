@@ -7,7 +7,7 @@ model on the prompts of a task and counts.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hvp_utils import _checks
+from hvp_utils.architectures import hf_model
 
 from .prompt_pair import PromptPair, ResolvedPair
 
@@ -93,8 +94,7 @@ def accuracy(model: Any, pairs: Sequence[PromptPair]) -> TaskCheck:
             tokenizer (see ``PromptPair.resolve``).
         TypeError: If something in the list is not a ``PromptPair``.
     """
-    _checks.instance("pairs", pairs, Iterable, "a list of PromptPair")
-    pairs = list(pairs)
+    pairs = _checks.items("pairs", pairs, "a list of PromptPair")
     if not pairs:
         raise ValueError("there are no prompts to check: the list of pairs is empty.")
     _checks.model(model)
@@ -146,11 +146,11 @@ def check_tasks(
     from . import make_prompts
 
     _checks.model(model)
-    _checks.instance("tasks", tasks, Iterable, "a list of tasks")
+    tasks = [tasks] if isinstance(tasks, str) else _checks.items("tasks", tasks, "a list of tasks")
     _checks.whole("n", n)
     _checks.seed(seed)
     rows = {}
-    for task in [tasks] if isinstance(tasks, str) else tasks:
+    for task in tasks:
         if not isinstance(task, str | Callable):
             raise TypeError(
                 f"each of tasks must be a name or a generator, not {_checks.shown(task)}."
@@ -183,6 +183,6 @@ def _last_logits(
             for start in range(0, len(runs), rows):
                 batch = runs[start : start + rows]
                 tokens = torch.stack([getattr(resolved[i], which) for i, which in batch])
-                logits = model.original_model(tokens, logits_to_keep=1).logits[:, -1]
+                logits = hf_model(model)(tokens, logits_to_keep=1).logits[:, -1]
                 yield from zip(batch, logits.float(), strict=True)
                 bar.update(len(batch))

@@ -11,6 +11,8 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from hvp_utils import _checks
+
 from .prompt_pair import PromptPair
 from .sampling import (
     RANDOM_TOKEN_POSITION,
@@ -149,10 +151,7 @@ def factual(
         ValueError: If fewer than ``n`` different prompts exist, the corruption is unknown, or the
             model has no tokenizer.
     """
-    if corruption not in get_args(Corruption):
-        raise ValueError(
-            f"unknown corruption {corruption!r}. Known ones: {', '.join(get_args(Corruption))}."
-        )
+    _checks.one_of("corruption", corruption, get_args(Corruption))
     require_tokenizer(model, "factual")
     lengths = {
         fact: len(token_ids(model, fact.text))

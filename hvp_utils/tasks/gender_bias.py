@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 from typing import Any, Literal, get_args
 
+from hvp_utils import _checks
+
 from .prompt_pair import PromptPair
 from .sampling import require_tokenizer, take
 from .wording import changed_positions, one_token
@@ -65,10 +67,7 @@ def gender_bias(
         ValueError: If fewer than ``n`` different prompts exist, the corruption is unknown, or the
             model has no tokenizer.
     """
-    if corruption not in get_args(Corruption):
-        raise ValueError(
-            f"unknown corruption {corruption!r}. Known ones: {', '.join(get_args(Corruption))}."
-        )
+    _checks.one_of("corruption", corruption, get_args(Corruption))
     require_tokenizer(model, "gender_bias")
     known = {pronoun: one_token(model, names) for pronoun, names in PROFESSIONS.items()}
     professions = [(name, pronoun) for pronoun, names in known.items() for name in names]

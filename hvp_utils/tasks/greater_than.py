@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from hvp_utils import _checks
 
 from .prompt_pair import PromptPair
 from .sampling import (
@@ -62,10 +64,7 @@ def greater_than(
         ValueError: If the tokenizer writes years in neither of the two ways above, fewer than
             ``n`` different prompts exist, the corruption is unknown, or there is no tokenizer.
     """
-    if corruption not in ("random_token", "year_01"):
-        raise ValueError(
-            f"unknown corruption {corruption!r}. Known ones: 'random_token', 'year_01'."
-        )
+    _checks.one_of("corruption", corruption, get_args(Corruption))
     require_tokenizer(model, "greater_than")
     numbers = _number_tokens(model)
     nouns = [noun for noun in NOUNS if single_token(model, f" {noun}") is not None]

@@ -12,6 +12,8 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any, Literal, cast, get_args
 
+from hvp_utils import _checks
+
 from .prompt_pair import PromptPair
 from .sampling import (
     ordinary_tokens,
@@ -86,14 +88,9 @@ def ioi(
         ValueError: If fewer than ``n`` different prompts exist, the corruption or the template is
             unknown, or the model has no tokenizer.
     """
-    if corruption not in get_args(Corruption):
-        raise ValueError(
-            f"unknown corruption {corruption!r}. Known ones: {', '.join(get_args(Corruption))}."
-        )
-    if template is not None and template not in range(len(TEMPLATES)):
-        raise ValueError(
-            f"template must be one of 0 to {len(TEMPLATES) - 1}, or None for all, not {template!r}."
-        )
+    _checks.one_of("corruption", corruption, get_args(Corruption))
+    if template is not None:
+        _checks.whole("template", template, 0, len(TEMPLATES) - 1)
     require_tokenizer(model, "ioi")
     ids = {name: single_token(model, f" {name}") for name in NAMES}
     people = list(permutations([name for name in NAMES if ids[name] is not None], 2))

@@ -17,6 +17,8 @@ import random
 from itertools import permutations
 from typing import Any, Literal, get_args
 
+from hvp_utils import _checks
+
 from .prompt_pair import PromptPair
 from .sampling import require_tokenizer, take, token_ids
 from .wording import changed_positions, one_token
@@ -54,10 +56,7 @@ def mcqa(
         ValueError: If fewer than ``n`` different prompts exist, the corruption is unknown, or the
             model has no tokenizer.
     """
-    if corruption not in get_args(Corruption):
-        raise ValueError(
-            f"unknown corruption {corruption!r}. Known ones: {', '.join(get_args(Corruption))}."
-        )
+    _checks.one_of("corruption", corruption, get_args(Corruption))
     require_tokenizer(model, "mcqa")
     things = one_token(model, THINGS)
     options = list(permutations(one_token(model, COLOURS), len(LETTERS)))

@@ -55,6 +55,7 @@ class PromptPair:
     name: str = ""
 
     def __post_init__(self) -> None:
+        _checks.instance("name", self.name, str, "a text")
         for prompt in ("clean", "corrupted"):
             if prompt == "clean" or self.corrupted is not None:
                 object.__setattr__(self, prompt, _plain_prompt(getattr(self, prompt), prompt))
@@ -175,8 +176,7 @@ class ResolvedPair:
 
         Zero ablation has no corrupted tokens.
         """
-        if which not in ("clean", "corrupted"):
-            raise ValueError(f"which must be 'clean' or 'corrupted', not {which!r}.")
+        _checks.one_of("which", which, ("clean", "corrupted"))
         ids = getattr(self, which)
         return [] if ids is None else _str_tokens(ids.tolist(), self._model)
 

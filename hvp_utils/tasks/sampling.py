@@ -50,10 +50,8 @@ def take(
     Raises:
         ValueError: If ``n`` is negative or more pairs are asked for than exist.
     """
-    _checks.instance("n", n, Integral, "a whole number")
+    _checks.whole("n", n, 0)
     _checks.instance("seed", seed, Integral, "a whole number")
-    if n < 0:
-        raise ValueError(f"task {task!r}: n must not be negative, but is {n}.")
     if total > 10_000:
         # Known at once, and drawing millions of candidates just to fail would take minutes.
         _require_enough(n, total, task)
