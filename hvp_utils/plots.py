@@ -381,13 +381,15 @@ def steps(
     _check_axes(ax)
     n_steps = _checks.items("n_steps", n_steps, "a list of numbers of steps")
     n_steps = [_checks.whole("each of n_steps", k) for k in n_steps]
+    if not n_steps:
+        raise ValueError("n_steps is empty: give at least one number of steps.")
     curves, references = _by_label("curves", curves, 3), _by_label("references", references)
     for label, parts in curves.items():
         for part in parts:
-            if not n_steps or np.shape(part) != (len(n_steps),):
+            if np.shape(part) != (len(n_steps),):
                 raise ValueError(
                     f"curves[{label!r}] must hold three lists of {len(n_steps)} numbers, one for "
-                    "each of n_steps, of which there must be some."
+                    "each of n_steps."
                 )
     ax = ax or plt.subplots()[1]
     looks = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "v")]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 from hvp_utils import _checks
@@ -108,7 +107,7 @@ def make_prompts(
             )
         task = TASKS[task]
     _checks.whole("n", n, 0, _MOST_PROMPTS)
-    _checks.instance("seed", seed, Integral, "a whole number")
+    _checks.whole("seed", seed, -(2**63), 2**63 - 1)
     if callable(task):
         _require_generator(task)
     found = task(model, n, seed=seed) if callable(task) else task
