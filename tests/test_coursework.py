@@ -405,6 +405,9 @@ def test_borrowed_names_are_reported(built, tmp_path):
     assert coursework.from_package(nb) - given == {"hvp_utils.hvp", "hvp_utils.ms_hvp"}
 
 
+SEVERAL = [("Ada", "20"), ("Bea", "3"), ("Cy", "")]
+
+
 @pytest.mark.parametrize("platform, known", [("canvas", "ID"), ("moodle", "Identifier")])
 def test_tables_of_the_platforms(tmp_path, platform, known):
     row = {"student": "Ada", "id": "Participant 11", "total": "20", "possible": "34", "errors": ""}
@@ -416,6 +419,12 @@ def test_tables_of_the_platforms(tmp_path, platform, known):
     assert columns == wanted[platform]
     assert made[-1][known] == "Participant 11" and made[-1][columns[-1]] == "20"
 
+    # Names that the platform did not give have no identifier: everyone keeps an own total.
+    several = [row | {"student": name, "id": "", "total": total} for name, total in SEVERAL]
+    columns, made = coursework.table(several, platform, 1, 34, None)
+    named = {"canvas": "Student", "moodle": "Full name"}[platform]
+    assert [(r[named], r[columns[-1]]) for r in made[-3:]] == SEVERAL
+
     title = {"canvas": "Set 1 (4711)", "moodle": "Grade"}[platform]
     roster = tmp_path / "export.csv"
     roster.write_text(f"{known},Other,{title}\nParticipant 11,x,\nParticipant 12,y,3\n")
@@ -426,6 +435,11 @@ def test_tables_of_the_platforms(tmp_path, platform, known):
     roster.write_text(f"{known},{title}\nParticipant 12,\n")
     with pytest.raises(coursework.CourseworkError, match="Ada"):
         coursework.table([row], platform, 1, 34, roster)
+    # A row that is nobody's, as Canvas has one for the points possible, is left as it is.
+    roster.write_text(f"{known},{title}\n,34\nParticipant 11,\n")
+    assert [r[title] for r in coursework.table([row], platform, 1, 34, roster)[1]] == ["34", "20"]
+    with pytest.raises(coursework.CourseworkError, match="Bea.* must keep the names"):
+        coursework.table([row, several[1]], platform, 1, 34, roster)
     roster.write_text("Name\nx\n")
     with pytest.raises(coursework.CourseworkError, match=known):
         coursework.table([row], platform, 1, 34, roster)

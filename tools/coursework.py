@@ -667,16 +667,22 @@ def table(rows: list[dict], platform: str, number: int, possible: float, roster:
             raise CourseworkError(f"{roster} has no column {known}: is it {platform}'s own export?")
         title = next((c for c in columns if re.match(rf"{title}\b", c)), title)
     columns = columns if title in columns else [*columns, title]
-    by_id = {row["id"]: row for row in rows}
-    lost = [row["student"] for row in rows if row["id"] not in {r.get(known) for r in made}]
-    if lost:
-        raise CourseworkError(f"not in {roster}, by {known}: {', '.join(lost)}")
-    for row in made:
-        graded = by_id.get(row.get(known, ""))
-        if graded is not None:
-            row[title] = graded["total"]
-            if "Feedback comments" in columns:
-                row["Feedback comments"] = graded["errors"]
+    if roster is None:
+        pairs = list(zip(made, rows, strict=True))
+    else:
+        # Rows without an identifier, such as Canvas' points possible, are nobody's.
+        theirs = {row[known]: row for row in made if row[known]}
+        lost = [row["student"] for row in rows if row["id"] not in theirs]
+        if lost:
+            raise CourseworkError(
+                f"not in {roster}, by {known}: {', '.join(lost)}. Notebooks must keep the names "
+                f"that {platform} gives them."
+            )
+        pairs = [(theirs[row["id"]], row) for row in rows]
+    for row, graded in pairs:
+        row[title] = graded["total"]
+        if "Feedback comments" in columns:
+            row["Feedback comments"] = graded["errors"]
     if platform == "canvas" and roster is None:
         made.insert(0, {"Student": "    Points Possible", title: f"{possible:g}"})
     return columns, made
