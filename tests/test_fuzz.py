@@ -300,6 +300,12 @@ ENTRIES = [
     Entry(curvature.low_rank, M=OF_12, rank=of(2, 1), alpha=ALPHA),
     Entry(curvature.spectrum, M=[*OF_12, each], alpha=ALPHA),
     Entry(curvature.hessian_operator, M=OF_12, alpha=ALPHA),
+    # At 0, of other numbers of components too.
+    Entry(curvature.diagonal, M=PLAIN_M, method=of("xdiag", "hutchinson", "exact")),
+    Entry(curvature.spectrum, M=PLAIN_M),
+    Entry(PatchedMetric.gradient, self=PLAIN_M),
+    Entry(curvature.low_rank, M=ONE_M, rank=of(2, 1)),
+    Entry(curvature.hessian_operator, M=ONE_M),
     Entry(
         curvature.LowRank.rows,
         self=[lambda: curvature.low_rank(M(), 2)],
